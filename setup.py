@@ -79,7 +79,9 @@ class BuildNative(build_ext):
         linked = Path(self.build_temp, "_supervisor")
         linked.parent.mkdir(parents=True, exist_ok=True)
         command = [*compiler(), *CODE, *warnings(), *HARDENING, *flags("CFLAGS"), f"-I{NATIVE}"]
-        self._run([*command, *self._static(), *map(str, sources), "-o", str(linked), *LINK, *flags("LDFLAGS")])
+        self._run(
+            [*command, *self._static(), *map(str, sources), "-o", str(linked), *LINK, *flags("LDFLAGS")]
+        )
         install_program(linked, target)
 
     def _static(self) -> list[str]:
