@@ -1,0 +1,170 @@
+/* The supervisor's child: it sets a container up and becomes its program, or the init process
+ * above the program.  It is single-threaded and never returns. */
+#define _GNU_SOURCE
+#include "init.h"
+#include "nofile.h"
+#include "spawn.h"
+#include "util.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Shared with the vforked child, which writes it before it exits. */
+static volatile int program_failed;
+
+static _Noreturn void
+report_failure(struct pctr_spawn *spawn)
+{
+    struct pctr_record *record = spawn->context.record;
+
+    record->kind = PCTR_RECORD_FAILED;
+    /* A supervisor that is gone has taken the job with it: there is nobody to tell. */
+    (void)pctr_send_fds(spawn->context.report, record, sizeof *record, NULL, 0, 0);
+    program_failed = 1;
+    _exit(127);
+}
+
+static _Noreturn void
+report_stage(struct pctr_spawn *spawn, enum pctr_stage stage, int error)
+{
+    spawn->context.record->stage = stage;
+    spawn->context.record->op = -1;
+    spawn->context.record->error = -error;
+    report_failure(spawn);
+}
+
+/* Descriptors that the program is to have at a number must not lie there under another name:
+ * all of ours move above the highest such number first. */
+static int
+move_above(int *fd, int floor)
+{
+    if (*fd < 0 || *fd >= floor) {
+        return 0;
+    }
+    int moved = pctr_result(fcntl(*fd, F_DUPFD_CLOEXEC, floor));
+    if (moved < 0) {
+        return moved;
+    }
+    pctr_close(fd);
+    *fd = moved;
+    return 0;
+}
+
+static int
+arrange_descriptors(struct pctr_spawn *spawn, int *fds)
+{
+    struct pctr_context *context = &spawn->context;
+    int keep[PCTR_MAX_FDS + 2], floor = 3;
+
+    for (unsigned i = 0; i < context->plan.nops; i++) {
+        const struct pctr_op *op = &context->plan.ops[i];
+        if (op->code == PCTR_OP_FD && op->n1 >= (uint64_t)floor && op->n1 < 1 << 20) {
+            floor = (int)op->n1 + 1;
+        }
+    }
+    for (unsigned i = 0; i < context->nfds; i++) {
+        int error = move_above(&fds[i], floor);
+        if (error < 0) {
+            return error;
+        }
+        keep[i] = fds[i];
+    }
+    int error = move_above(&spawn->context.report, floor);
+    if (error < 0) {
+        return error;
+    }
+    keep[context->nfds] = spawn->context.report;
+    keep[context->nfds + 1] = context->target;
+    return pctr_close_all_but(keep, context->nfds + 2);
+}
+
+/* A program begins with default dispositions, as posix_spawn(3) with SETSIGDEF gives them. */
+static void
+default_signals(void)
+{
+    struct sigaction action;
+
+    memset(&action, 0, sizeof action);
+    action.sa_handler = SIG_DFL;
+    for (int number = 1; number < _NSIG; number++) {
+        /* EINVAL for KILL, STOP and libc's own: they have no disposition to reset. */
+        (void)sigaction(number, &action, NULL);
+    }
+}
+
+static _Noreturn void
+become_program(struct pctr_spawn *spawn)
+{
+    const struct pctr_plan *header = spawn->context.plan.header;
+    unsigned first = header->prepare + header->setup;
+    sigset_t none;
+
+    default_signals();
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    /* The last operation is the exec: to come back is to have failed. */
+    (void)pctr_ops_run(&spawn->context, first, header->tail);
+    report_failure(spawn);
+}
+
+/* vfork: the program's process borrows our memory until it execs, so nothing is copied, and
+ * when we run on, it has either succeeded or said why not.  The memory is the supervisor's
+ * image, non-dumpable and private to us: unlike a host's, it is ours to share. */
+static _Noreturn void
+become_init(struct pctr_spawn *spawn)
+{
+    /* What the program leaves behind comes to us, from its first moment on. */
+    if (getpid() != 1 && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0) {
+        report_stage(spawn, PCTR_STAGE_FORK, -errno);
+    }
+    pid_t program = vfork();
+    if (program == 0) {
+        become_program(spawn);
+    }
+    if (program < 0) {
+        report_stage(spawn, PCTR_STAGE_FORK, -errno);
+    }
+    if (program_failed) {
+        _exit(127);
+    }
+    pctr_init_run(spawn, program);
+}
+
+_Noreturn void
+pctr_child(struct pctr_spawn *spawn)
+{
+    struct pctr_context *context = &spawn->context;
+    const struct pctr_plan *header = context->plan.header;
+    static int fds[PCTR_MAX_FDS];
+
+    pctr_nofile_restore();
+    memcpy(fds, context->fds, sizeof *fds * context->nfds);
+    context->fds = fds;
+    umask(0);
+    /* Nobody inside may trace or read a process that is on its way in (and PID 1 afterwards). */
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
+        report_stage(spawn, PCTR_STAGE_LIFELINE, -errno);
+    }
+    int error = pctr_op_lifeline(context, NULL);
+    if (error < 0) {
+        report_stage(spawn, PCTR_STAGE_LIFELINE, error);
+    }
+    error = arrange_descriptors(spawn, fds);
+    if (error < 0) {
+        report_stage(spawn, PCTR_STAGE_REQUEST, error);
+    }
+    if (pctr_ops_run(context, header->prepare, header->setup) < 0) {
+        report_failure(spawn);
+    }
+    if (spawn->request->flags & PCTR_START_WORK) {
+        _exit(0);
+    }
+    if (spawn->request->flags & PCTR_START_INIT) {
+        become_init(spawn);
+    }
+    become_program(spawn);
+}

@@ -1,0 +1,18 @@
+/* What is done after a job: files read, control groups and trees removed. */
+#ifndef PCTR_CLEANUP_H
+#define PCTR_CLEANUP_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Runs a cleanup plan in this process, trees excepted; what COLLECT finds goes to `out`.
+ * Returns how many bytes that are.  An operation that fails does not stop the others: what
+ * stays behind is found and removed by the next process that opens the store. */
+uint32_t pctr_cleanup_run(char *plan, size_t size, char *out, uint32_t room);
+
+/* Removes the plan's trees, which may take long, in a child.  Returns its PID, or 0 when the
+ * plan names no tree. */
+pid_t pctr_cleanup_trees(char *plan, size_t size);
+
+#endif

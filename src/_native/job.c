@@ -1,0 +1,201 @@
+#define _GNU_SOURCE
+#include "job.h"
+
+#include "cleanup.h"
+#include "init.h"
+#include "util.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Untouched places cost no memory: the array lies in zero pages until they are used. */
+static struct pctr_job jobs[PCTR_MAX_JOBS];
+static unsigned used;             /* no job lies at or above this index */
+
+struct pctr_job *
+pctr_job_new(uint64_t id)
+{
+    unsigned i = 0;
+
+    while (i < used && jobs[i].id != 0) {
+        i++;
+    }
+    if (i == PCTR_MAX_JOBS) {
+        return NULL;
+    }
+    if (i == used) {
+        used++;
+    }
+    memset(&jobs[i], 0, sizeof jobs[i]);
+    jobs[i].id = id;
+    jobs[i].channel = -1;
+    jobs[i].report = -1;
+    return &jobs[i];
+}
+
+struct pctr_job *
+pctr_job_next(const struct pctr_job *job)
+{
+    for (unsigned i = job == NULL ? 0 : (unsigned)(job - jobs) + 1; i < used; i++) {
+        if (jobs[i].id != 0) {
+            return &jobs[i];
+        }
+    }
+    return NULL;
+}
+
+struct pctr_job *
+pctr_job_by_id(uint64_t id)
+{
+    struct pctr_job *job = pctr_job_next(NULL);
+
+    while (job != NULL && job->id != id) {
+        job = pctr_job_next(job);
+    }
+    return job;
+}
+
+struct pctr_job *
+pctr_job_by_pid(pid_t pid)
+{
+    struct pctr_job *job = pctr_job_next(NULL);
+
+    while (job != NULL && job->pid != pid && job->cleaner != pid) {
+        job = pctr_job_next(job);
+    }
+    return job;
+}
+
+void
+pctr_job_free(struct pctr_job *job)
+{
+    pctr_close(&job->channel);
+    pctr_close(&job->report);
+    free(job->cleanup);
+    job->cleanup = NULL;
+    job->id = 0;
+    while (used > 0 && jobs[used - 1].id == 0) {
+        used--;
+    }
+}
+
+/* A client that closed its end does not want to know: nothing else can go wrong here, since a
+ * channel holds fewer records than its buffer. */
+static void
+tell(const struct pctr_job *job, const void *data, size_t size)
+{
+    (void)pctr_send_fds(job->channel, data, size, NULL, 0, MSG_DONTWAIT);
+}
+
+static void
+take_report(struct pctr_job *job, const struct pctr_record *news)
+{
+    switch ((enum pctr_record_kind)news->kind) {
+    case PCTR_RECORD_STARTED:
+        job->record.started_ns = news->started_ns;
+        job->record.kind = PCTR_RECORD_STARTED;
+        job->record.pid = job->pid;
+        tell(job, &job->record, sizeof job->record);
+        break;
+    case PCTR_RECORD_FAILED:
+        job->record = *news;
+        job->failed = true;
+        break;
+    case PCTR_RECORD_EXITED:
+        job->record.status = news->status;
+        job->record.started_ns = news->started_ns;
+        job->record.exited_ns = news->exited_ns;
+        job->reported = true;
+        break;
+    case PCTR_RECORD_HELLO:
+        break;
+    }
+}
+
+bool
+pctr_job_read_report(struct pctr_job *job)
+{
+    struct pctr_record news;
+    unsigned none = 0;
+
+    for (;;) {
+        ssize_t got =
+            pctr_receive_fds(job->report, &news, sizeof news, NULL, &none, MSG_DONTWAIT);
+        if (got == -EINTR) {
+            continue;
+        }
+        if (got == (ssize_t)sizeof news) {
+            take_report(job, &news);
+            continue;
+        }
+        if (got == -EAGAIN) {
+            return false;
+        }
+        break;
+    }
+    /* End of file with nothing said: the program was executed without an init process. */
+    if (!job->failed && !job->reported && job->record.started_ns == 0 &&
+        !(job->flags & (PCTR_START_INIT | PCTR_START_WORK))) {
+        struct pctr_record started = {.kind = PCTR_RECORD_STARTED, .started_ns = pctr_now_ns()};
+        take_report(job, &started);
+    }
+    return true;
+}
+
+static void
+finish(struct pctr_job *job)
+{
+    static struct {
+        struct pctr_record record;
+        char collected[PCTR_MAX_RECORD - sizeof(struct pctr_record)];
+    } message;
+
+    job->record.kind = job->failed ? PCTR_RECORD_FAILED : PCTR_RECORD_EXITED;
+    job->record.collected =
+        pctr_cleanup_run(job->cleanup, job->cleanup_size, message.collected,
+                         sizeof message.collected);
+    message.record = job->record;
+    tell(job, &message, sizeof message.record + job->record.collected);
+    pctr_job_free(job);
+}
+
+void
+pctr_job_ended(struct pctr_job *job)
+{
+    job->pid = 0;
+    job->cleaner = pctr_cleanup_trees(job->cleanup, job->cleanup_size);
+    if (job->cleaner == 0) {
+        finish(job);
+    }
+}
+
+void
+pctr_job_cleaned(struct pctr_job *job)
+{
+    job->cleaner = 0;
+    finish(job);
+}
+
+int
+pctr_job_signal(const struct pctr_job *job, int signal)
+{
+    siginfo_t info;
+
+    if (job->pid == 0) {
+        return -ESRCH;
+    }
+    /* PID 1 takes its namespace with it; a reaper must do that itself. */
+    bool carried = (job->flags & PCTR_START_INIT) &&
+                   !(signal == SIGKILL && (job->flags & PCTR_START_NEW_PIDNS));
+    if (!carried) {
+        return pctr_result(kill(job->pid, signal));
+    }
+    memset(&info, 0, sizeof info);
+    info.si_code = SI_QUEUE;
+    info.si_value.sival_int = signal;
+    return pctr_result(syscall(SYS_rt_sigqueueinfo, job->pid, PCTR_CARRIER_SIGNAL, &info));
+}

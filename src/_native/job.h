@@ -1,0 +1,41 @@
+/* The jobs under way: containers, programs that joined one, and work on trees. */
+#ifndef PCTR_JOB_H
+#define PCTR_JOB_H
+
+#include "plan.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct pctr_job {
+    uint64_t id;                  /* the client's number; 0: this place is free */
+    pid_t pid;                    /* the child, not yet reaped; 0 once it is */
+    pid_t cleaner;                /* the child that removes what it left, or 0 */
+    uint32_t flags;
+    int channel;                  /* records go out here */
+    int report;                   /* records of the child come in here */
+    bool failed;                  /* `record` says why, and is final */
+    bool reported;                /* the init process has said how its program ended */
+    char *cleanup;                /* plan to run after the exit; malloc'd */
+    size_t cleanup_size;
+    struct pctr_record record;
+};
+
+/* NULL when all places are taken. */
+struct pctr_job *pctr_job_new(uint64_t id);
+struct pctr_job *pctr_job_by_id(uint64_t id);
+struct pctr_job *pctr_job_by_pid(pid_t pid);
+/* Iteration: the next job that is under way after `job` (NULL: the first), or NULL. */
+struct pctr_job *pctr_job_next(const struct pctr_job *job);
+void pctr_job_free(struct pctr_job *job);
+
+/* Takes in what the child has reported so far; true when it will report no more. */
+bool pctr_job_read_report(struct pctr_job *job);
+/* The child is gone: runs the cleanup plan, tells the client, and frees the job, at once or
+ * when the cleaner is done too. */
+void pctr_job_ended(struct pctr_job *job);
+void pctr_job_cleaned(struct pctr_job *job);
+/* Delivers a signal as the client means it; SIGKILL ends all that the job started. */
+int pctr_job_signal(const struct pctr_job *job, int signal);
+
+#endif

@@ -1,0 +1,51 @@
+/* Carrying out one operation of a plan. */
+#ifndef PCTR_OPS_H
+#define PCTR_OPS_H
+
+#include "plan.h"
+
+#include <sys/types.h>
+
+struct pctr_context {
+    struct pctr_plan_view plan;
+    const int *fds;               /* the request's descriptors, without the channel */
+    unsigned nfds;
+    int root;                     /* O_PATH descriptor of the current root, or -1 */
+    int target;                   /* pidfd of the job whose namespaces are joined, or -1 */
+    int cgroup;                   /* directory to clone into, or -1 */
+    int report;                   /* the child's end of the report socket, or -1 */
+    int terminal;                 /* our side of the container's terminal, or -1 */
+    struct pctr_record *record;   /* receives stage, op, error, code, detail of a failure */
+};
+
+/* Runs operations [first, first + count).  Returns 0, or -errno with the record filled in. */
+int pctr_ops_run(struct pctr_context *context, unsigned first, unsigned count);
+
+/* One operation each: 0 or -errno.  Grouped by file. */
+typedef int pctr_op_fn(struct pctr_context *, const struct pctr_op *);
+
+/* ops_host.c: files of the host and control groups */
+pctr_op_fn pctr_op_mkdir, pctr_op_write, pctr_op_rmdir, pctr_op_remove_tree, pctr_op_apply_layer,
+    pctr_op_cgroup_into, pctr_op_cgroup_join;
+/* ops_namespace.c */
+pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_setns, pctr_op_keyring, pctr_op_loopback,
+    pctr_op_hostname, pctr_op_domainname, pctr_op_sysctl;
+/* ops_mount.c */
+pctr_op_fn pctr_op_propagation, pctr_op_root, pctr_op_mount, pctr_op_bind, pctr_op_mask,
+    pctr_op_readonly, pctr_op_remount, pctr_op_pivot, pctr_op_enter;
+/* ops_file.c: files beneath the root */
+pctr_op_fn pctr_op_make_dir, pctr_op_make_file, pctr_op_make_link, pctr_op_make_node;
+/* ops_terminal.c */
+pctr_op_fn pctr_op_tty, pctr_op_setsid;
+/* ops_process.c */
+pctr_op_fn pctr_op_fd, pctr_op_rlimit, pctr_op_umask, pctr_op_bounding, pctr_op_groups,
+    pctr_op_ids, pctr_op_chdir, pctr_op_caps, pctr_op_no_new_privs, pctr_op_seccomp, pctr_op_lifeline,
+    pctr_op_exec;
+
+static inline const char *
+pctr_text(const struct pctr_context *context, uint32_t offset)
+{
+    return pctr_plan_text(&context->plan, offset);
+}
+
+#endif

@@ -1,0 +1,43 @@
+/* Files of the host: control groups, and the trees of layers. */
+#define _GNU_SOURCE
+#include "ops.h"
+#include "util.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int
+pctr_op_mkdir(struct pctr_context *context, const struct pctr_op *op)
+{
+    return pctr_result(mkdir(pctr_text(context, op->s1), (mode_t)op->n1));
+}
+
+int
+pctr_op_write(struct pctr_context *context, const struct pctr_op *op)
+{
+    return pctr_write_file(pctr_text(context, op->s1), pctr_text(context, op->s2), op->size);
+}
+
+int
+pctr_op_rmdir(struct pctr_context *context, const struct pctr_op *op)
+{
+    int result = pctr_result(rmdir(pctr_text(context, op->s1)));
+    return result == -ENOENT ? 0 : result;
+}
+
+int
+pctr_op_cgroup_into(struct pctr_context *context, const struct pctr_op *op)
+{
+    pctr_close(&context->cgroup);
+    context->cgroup = pctr_result(
+        open(pctr_text(context, op->s1), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+    return context->cgroup < 0 ? context->cgroup : 0;
+}
+
+int
+pctr_op_cgroup_join(struct pctr_context *context, const struct pctr_op *op)
+{
+    return pctr_write_file(pctr_text(context, op->s1), "0", 1);
+}

@@ -1,0 +1,241 @@
+/* Mounts, all made in the container's own mount namespace. */
+#define _GNU_SOURCE
+#include "ops.h"
+#include "resolve.h"
+#include "util.h"
+
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
+int
+pctr_op_propagation(struct pctr_context *context, const struct pctr_op *op)
+{
+    (void)context;
+    return pctr_result(mount(NULL, "/", NULL, MS_REC | op->n1, NULL));
+}
+
+int
+pctr_op_root(struct pctr_context *context, const struct pctr_op *op)
+{
+    int root = pctr_openat2(AT_FDCWD, pctr_text(context, op->s1), O_PATH | O_DIRECTORY, 0, 0);
+
+    if (root < 0) {
+        return root;
+    }
+    pctr_close(&context->root);
+    context->root = root;
+    return 0;
+}
+
+int
+pctr_op_enter(struct pctr_context *context, const struct pctr_op *op)
+{
+    (void)op;
+    int root = pctr_openat2(AT_FDCWD, "/", O_PATH | O_DIRECTORY, 0, 0);
+
+    if (root < 0) {
+        return root;
+    }
+    pctr_close(&context->root);
+    context->root = root;
+    return 0;
+}
+
+/* The working directory carries the resolved target into mount(2): a path would be walked anew. */
+static int
+mount_at(int directory, const char *type, unsigned long flags, const char *data)
+{
+    if (fchdir(directory) < 0) {
+        return -errno;
+    }
+    return pctr_result(mount(type, ".", type, flags, data));
+}
+
+int
+pctr_op_mount(struct pctr_context *context, const struct pctr_op *op)
+{
+    PCTR_AUTO_FD target =
+        pctr_resolve(context, pctr_text(context, op->s1), op->flags,
+                     (op->flags & PCTR_OPF_CREATE) ? PCTR_MAKE_DIRECTORY : PCTR_MAKE_NOTHING);
+    if (target < 0) {
+        return target;
+    }
+    return mount_at(target, pctr_text(context, op->s2), op->n1, pctr_text(context, op->s3));
+}
+
+static uint64_t
+attributes_of(uint64_t flags)
+{
+    return ((flags & MS_RDONLY) ? MOUNT_ATTR_RDONLY : 0) |
+           ((flags & MS_NOSUID) ? MOUNT_ATTR_NOSUID : 0) |
+           ((flags & MS_NODEV) ? MOUNT_ATTR_NODEV : 0) |
+           ((flags & MS_NOEXEC) ? MOUNT_ATTR_NOEXEC : 0);
+}
+
+/* Linux 5.11 has no mount_setattr(2): a remount there must repeat the flags that are on, since
+ * it replaces them all, and covers one mount only. */
+static int
+remount_by_path(int tree, uint64_t flags)
+{
+    char path[32];
+    struct statvfs now;
+
+    if (fstatvfs(tree, &now) < 0) {
+        return -errno;
+    }
+    uint64_t kept = ((now.f_flag & ST_RDONLY) ? MS_RDONLY : 0) |
+                    ((now.f_flag & ST_NOSUID) ? MS_NOSUID : 0) |
+                    ((now.f_flag & ST_NODEV) ? MS_NODEV : 0) |
+                    ((now.f_flag & ST_NOEXEC) ? MS_NOEXEC : 0) |
+                    ((now.f_flag & ST_NOATIME) ? MS_NOATIME : 0) |
+                    ((now.f_flag & ST_NODIRATIME) ? MS_NODIRATIME : 0) |
+                    ((now.f_flag & ST_RELATIME) ? MS_RELATIME : 0);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", tree);
+    return pctr_result(mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | kept | flags, NULL));
+}
+
+/* Adds flags to a mount (and with `recursive`, to those below), and sets its propagation. */
+static int
+set_attributes(int tree, uint64_t flags, uint64_t propagation, int recursive)
+{
+    struct mount_attr attr = {.attr_set = attributes_of(flags), .propagation = propagation};
+
+    if (attr.attr_set == 0 && propagation == 0) {
+        return 0;
+    }
+    int result = pctr_result(syscall(SYS_mount_setattr, tree, "",
+                                     AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr,
+                                     sizeof attr));
+    if (result == -ENOSYS && !recursive && propagation == 0) {
+        return remount_by_path(tree, flags);
+    }
+    return result;
+}
+
+static int
+clone_tree(int directory, const char *path, int recursive)
+{
+    unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (*path == '\0' ? AT_EMPTY_PATH : 0) |
+                     (recursive ? AT_RECURSIVE : 0);
+    return pctr_result(syscall(SYS_open_tree, directory, path, flags));
+}
+
+static int
+attach_tree(int tree, int target)
+{
+    return pctr_result(syscall(SYS_move_mount, tree, "", target, "",
+                               MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH));
+}
+
+int
+pctr_op_bind(struct pctr_context *context, const struct pctr_op *op)
+{
+    const char *source = pctr_text(context, op->s1);
+    const char *path = pctr_text(context, op->s2);
+    int recursive = op->flags & PCTR_OPF_RECURSIVE;
+    struct stat status;
+
+    PCTR_AUTO_FD tree = clone_tree(AT_FDCWD, source, recursive);
+    if (tree < 0) {
+        return tree;
+    }
+    if (fstat(tree, &status) < 0) {
+        return -errno;
+    }
+    enum pctr_make make = PCTR_MAKE_NOTHING;
+    if (op->flags & PCTR_OPF_CREATE) {
+        make = S_ISDIR(status.st_mode) ? PCTR_MAKE_DIRECTORY : PCTR_MAKE_EMPTY_FILE;
+    }
+    /* The source is there: from here on the target is to blame. */
+    pctr_copy_text(context->record->detail, sizeof context->record->detail, path);
+    int error = set_attributes(tree, op->n1, op->n2, recursive);
+    if (error < 0) {
+        return error;
+    }
+    PCTR_AUTO_FD target = pctr_resolve(context, path, op->flags & ~PCTR_OPF_OPTIONAL, make);
+    if (target < 0) {
+        return target;
+    }
+    error = attach_tree(tree, target);
+    if (error >= 0) {
+        context->record->detail[0] = '\0';
+    }
+    return error;
+}
+
+int
+pctr_op_mask(struct pctr_context *context, const struct pctr_op *op)
+{
+    struct stat status;
+    PCTR_AUTO_FD target =
+        pctr_resolve(context, pctr_text(context, op->s1), op->flags, PCTR_MAKE_NOTHING);
+
+    if (target < 0) {
+        return target;
+    }
+    if (fstat(target, &status) < 0) {
+        return -errno;
+    }
+    if (S_ISDIR(status.st_mode)) {
+        return mount_at(target, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                        "size=0,mode=555");
+    }
+    PCTR_AUTO_FD null = pctr_openat2(context->root, "dev/null", O_PATH, 0,
+                                     RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
+    if (null < 0) {
+        return null;
+    }
+    PCTR_AUTO_FD tree = clone_tree(null, "", 0);
+    return tree < 0 ? tree : attach_tree(tree, target);
+}
+
+int
+pctr_op_readonly(struct pctr_context *context, const struct pctr_op *op)
+{
+    int recursive = op->flags & PCTR_OPF_RECURSIVE;
+    PCTR_AUTO_FD target =
+        pctr_resolve(context, pctr_text(context, op->s1), op->flags, PCTR_MAKE_NOTHING);
+
+    if (target < 0) {
+        return target;
+    }
+    PCTR_AUTO_FD tree = clone_tree(target, "", recursive);
+    if (tree < 0) {
+        return tree;
+    }
+    int error = set_attributes(tree, MS_RDONLY, 0, recursive);
+    return error < 0 ? error : attach_tree(tree, target);
+}
+
+int
+pctr_op_remount(struct pctr_context *context, const struct pctr_op *op)
+{
+    PCTR_AUTO_FD target =
+        pctr_resolve(context, pctr_text(context, op->s1), op->flags, PCTR_MAKE_NOTHING);
+
+    return target < 0 ? target : set_attributes(target, op->n1, 0, 0);
+}
+
+/* pivot_root(2), "pivot_root(".", ".")": the old root ends up on top of the new one, at ".",
+ * and is detached from there, so that no directory for it is needed in the image. */
+int
+pctr_op_pivot(struct pctr_context *context, const struct pctr_op *op)
+{
+    if (fchdir(context->root) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
+        umount2(".", MNT_DETACH) < 0 || chdir("/") < 0) {
+        return -errno;
+    }
+    return pctr_op_enter(context, op);
+}

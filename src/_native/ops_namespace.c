@@ -1,0 +1,105 @@
+/* Namespaces and what lives in them: names, sysctls, the loopback device, keyrings. */
+#define _GNU_SOURCE
+#include "ops.h"
+#include "util.h"
+
+#include <fcntl.h>
+#include <linux/keyctl.h>
+#include <linux/magic.h>
+#include <linux/openat2.h>
+#include <net/if.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+int
+pctr_op_unshare(struct pctr_context *context, const struct pctr_op *op)
+{
+    (void)context;
+    return pctr_result(unshare((int)op->n1));
+}
+
+int
+pctr_op_join(struct pctr_context *context, const struct pctr_op *op)
+{
+    return pctr_result(setns(context->target, (int)op->n1));
+}
+
+int
+pctr_op_setns(struct pctr_context *context, const struct pctr_op *op)
+{
+    return pctr_result(setns(context->fds[op->arg], (int)op->n1));
+}
+
+int
+pctr_op_keyring(struct pctr_context *context, const struct pctr_op *op)
+{
+    (void)context;
+    (void)op;
+    int result = pctr_result(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL));
+    /* A kernel without keyrings has none to share. */
+    return result == -ENOSYS ? 0 : result;
+}
+
+int
+pctr_op_loopback(struct pctr_context *context, const struct pctr_op *op)
+{
+    struct ifreq request = {.ifr_flags = IFF_UP | IFF_RUNNING};
+
+    (void)context;
+    (void)op;
+    PCTR_AUTO_FD sock = pctr_result(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (sock < 0) {
+        return sock;
+    }
+    memcpy(request.ifr_name, "lo", sizeof "lo");
+    return pctr_result(ioctl(sock, SIOCSIFFLAGS, &request));
+}
+
+int
+pctr_op_hostname(struct pctr_context *context, const struct pctr_op *op)
+{
+    const char *name = pctr_text(context, op->s1);
+    return pctr_result(sethostname(name, strlen(name)));
+}
+
+int
+pctr_op_domainname(struct pctr_context *context, const struct pctr_op *op)
+{
+    const char *name = pctr_text(context, op->s1);
+    return pctr_result(setdomainname(name, strlen(name)));
+}
+
+/* The write must reach procfs: what an image put at /proc, or a link in it, is refused. */
+int
+pctr_op_sysctl(struct pctr_context *context, const struct pctr_op *op)
+{
+    struct statfs status;
+    uint64_t resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
+    PCTR_AUTO_FD sysctls =
+        pctr_openat2(context->root, "proc/sys", O_PATH | O_DIRECTORY, 0, resolve);
+
+    if (sysctls < 0) {
+        return sysctls;
+    }
+    if (fstatfs(sysctls, &status) < 0) {
+        return -errno;
+    }
+    if (status.f_type != PROC_SUPER_MAGIC) {
+        return -EXDEV;
+    }
+    PCTR_AUTO_FD file = pctr_openat2(sysctls, pctr_text(context, op->s1), O_WRONLY, 0,
+                                     resolve | RESOLVE_NO_XDEV);
+    if (file < 0) {
+        return file;
+    }
+    ssize_t wrote = write(file, pctr_text(context, op->s2), op->size);
+    if (wrote < 0) {
+        return -errno;
+    }
+    return (size_t)wrote == op->size ? 0 : -EIO;
+}

@@ -1,0 +1,418 @@
+#define _GNU_SOURCE
+#include "supervisor.h"
+
+#include "cleanup.h"
+#include "job.h"
+#include "spawn.h"
+#include "userns.h"
+#include "util.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* One request at a time is looked at, so one buffer serves all. */
+static _Alignas(16) char buffer[sizeof(struct pctr_request) + PCTR_MAX_INLINE];
+
+static struct {
+    int epoll;
+    int own_pidns;
+    bool leaving;                 /* the host is gone: no more requests */
+    char *final;                  /* cleanup plan of the supervisor itself; malloc'd */
+    size_t final_size;
+} state = {.epoll = -1, .own_pidns = -1};
+
+/* The bytes of a request's plans, wherever they are. */
+struct body {
+    char *bytes;
+    size_t mapped;                /* how much to unmap, 0 for the buffer */
+};
+
+static int
+open_body(struct body *body, const struct pctr_request *request, size_t got, const int *fds,
+          unsigned *count)
+{
+    size_t size = (size_t)request->plan_size + request->cleanup_size;
+
+    if (request->plan_size % 8 != 0 || size > PCTR_MAX_PLAN) {
+        return -EBADMSG;
+    }
+    if (!(request->flags & PCTR_START_PLAN_IN_FD)) {
+        body->bytes = buffer + sizeof *request;
+        body->mapped = 0;
+        return got == sizeof *request + size ? 0 : -EBADMSG;
+    }
+    if (*count < 2 || size == 0) {
+        return -EBADMSG;
+    }
+    (*count)--;
+    off_t length = lseek(fds[*count], 0, SEEK_END);
+    if (length < 0 || (size_t)length < size) {
+        return -EBADMSG;
+    }
+    void *mapped = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fds[*count], 0);
+    if (mapped == MAP_FAILED) {
+        return -errno;
+    }
+    body->bytes = mapped;
+    body->mapped = size;
+    return 0;
+}
+
+static void
+close_body(const struct body *body)
+{
+    if (body->mapped != 0) {
+        munmap(body->bytes, body->mapped);
+    }
+}
+
+static int
+keep_cleanup(char **kept, size_t *kept_size, const char *bytes, size_t size)
+{
+    struct pctr_plan_view view;
+
+    if (size == 0) {
+        return 0;
+    }
+    char *copy = malloc(size);
+    if (copy == NULL) {
+        return -ENOMEM;
+    }
+    memcpy(copy, bytes, size);
+    int error = pctr_plan_open(&view, copy, size, 0);
+    if (error < 0) {
+        free(copy);
+        return error;
+    }
+    *kept = copy;
+    *kept_size = size;
+    return 0;
+}
+
+static int
+open_target(const struct pctr_request *request)
+{
+    struct pctr_job *target = pctr_job_by_id(request->target);
+
+    if (target == NULL || target->pid == 0) {
+        return -ESRCH;
+    }
+    return pctr_result(syscall(SYS_pidfd_open, target->pid, 0));
+}
+
+static int
+fail(struct pctr_job *job, enum pctr_stage stage, int error)
+{
+    job->record.stage = stage;
+    job->record.op = -1;
+    job->record.error = -error;
+    return error;
+}
+
+/* Everything between a job's place in the table and its running child. */
+static int
+launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct body *body)
+{
+    const struct pctr_request *request = spawn->request;
+    struct pctr_context *context = &spawn->context;
+    int pair[2];
+
+    int error = keep_cleanup(&job->cleanup, &job->cleanup_size,
+                             body->bytes + request->plan_size, request->cleanup_size);
+    if (error >= 0) {
+        error = pctr_plan_open(&context->plan, body->bytes, request->plan_size, context->nfds);
+    }
+    if (error < 0) {
+        return fail(job, PCTR_STAGE_REQUEST, error);
+    }
+    PCTR_AUTO_FD target = request->target != 0 ? open_target(request) : -1;
+    if (request->target != 0 && target < 0) {
+        return fail(job, PCTR_STAGE_TARGET, target);
+    }
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        return fail(job, PCTR_STAGE_CLONE, -errno);
+    }
+    job->report = pair[0];
+    PCTR_AUTO_FD report = pair[1];
+    context->target = target;
+    context->report = report;
+    pid_t pid = pctr_spawn(spawn);
+    pctr_close(&context->cgroup);
+    if (pid < 0) {
+        return pid;
+    }
+    job->pid = pid;
+    return 0;
+}
+
+/* Only who was promised a STARTED record makes us wake up before the exit. */
+static int
+watch_report(const struct pctr_job *job)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = job->id};
+
+    if (!(job->flags & PCTR_START_REPORT)) {
+        return 0;
+    }
+    return pctr_result(epoll_ctl(state.epoll, EPOLL_CTL_ADD, job->report, &event));
+}
+
+static void
+start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
+{
+    struct body body = {NULL, 0};
+
+    if (*count == 0) {
+        return;
+    }
+    struct pctr_job *job = pctr_job_new(request->job);
+    if (job == NULL) {
+        struct pctr_record full = {.kind = PCTR_RECORD_FAILED,
+                                   .stage = PCTR_STAGE_REQUEST,
+                                   .op = -1,
+                                   .error = EAGAIN};
+        (void)pctr_send_fds(fds[0], &full, sizeof full, NULL, 0, MSG_DONTWAIT);
+        return;
+    }
+    job->channel = fds[0];
+    fds[0] = -1;
+    job->flags = request->flags;
+    unsigned given = *count;
+    int error = open_body(&body, request, got, fds, &given);
+    if (error < 0) {
+        fail(job, PCTR_STAGE_REQUEST, error);
+    } else {
+        struct pctr_spawn spawn = {.request = request, .own_pidns = state.own_pidns};
+        spawn.context = (struct pctr_context){.fds = fds + 1,
+                                              .nfds = given - 1,
+                                              .root = -1,
+                                              .target = -1,
+                                              .cgroup = -1,
+                                              .report = -1,
+                                              .terminal = -1,
+                                              .record = &job->record};
+        error = launch(job, &spawn, &body);
+    }
+    close_body(&body);
+    if (error < 0) {
+        job->failed = true;
+        pctr_job_ended(job);
+    } else if (watch_report(job) < 0) {
+        (void)kill(job->pid, SIGKILL);
+    }
+}
+
+static void
+hello(const struct pctr_request *request, size_t got, const int *fds, unsigned count)
+{
+    struct pctr_record record = {.kind = PCTR_RECORD_HELLO, .pid = getpid()};
+
+    if (count == 0) {
+        return;
+    }
+    if (request->version != PCTR_PROTOCOL_VERSION ||
+        got != sizeof *request + request->cleanup_size) {
+        record.kind = PCTR_RECORD_FAILED;
+        record.error = EPROTO;
+        record.stage = PCTR_STAGE_REQUEST;
+    } else {
+        free(state.final);
+        state.final = NULL;
+        int error = keep_cleanup(&state.final, &state.final_size, buffer + sizeof *request,
+                                 request->cleanup_size);
+        if (error < 0) {
+            record.kind = PCTR_RECORD_FAILED;
+            record.error = -error;
+            record.stage = PCTR_STAGE_REQUEST;
+        }
+    }
+    (void)pctr_send_fds(fds[0], &record, sizeof record, NULL, 0, MSG_DONTWAIT);
+}
+
+static void
+take_request(void)
+{
+    const struct pctr_request *request = (const struct pctr_request *)(const void *)buffer;
+    int fds[PCTR_MAX_FDS];
+    unsigned count = PCTR_MAX_FDS;
+
+    ssize_t got = pctr_receive_fds(PCTR_FD_HOST, buffer, sizeof buffer, fds, &count, MSG_DONTWAIT);
+    if (got == 0 || got == -ECONNRESET) {
+        state.leaving = true;
+        return;
+    }
+    if (got >= (ssize_t)sizeof *request) {
+        switch ((enum pctr_verb)request->verb) {
+        case PCTR_VERB_HELLO:
+            hello(request, (size_t)got, fds, count);
+            break;
+        case PCTR_VERB_USERNS:
+            pctr_userns_enter(buffer + sizeof *request, (size_t)got - sizeof *request, fds, count);
+            break;
+        case PCTR_VERB_START:
+            start(request, (size_t)got, fds, &count);
+            break;
+        case PCTR_VERB_SIGNAL: {
+            const struct pctr_job *job = pctr_job_by_id(request->job);
+            if (job != NULL) {
+                /* ESRCH: it ended meanwhile, and the record of that is on its way. */
+                (void)pctr_job_signal(job, request->signal);
+            }
+            break;
+        }
+        }
+    }
+    while (count > 0) {
+        pctr_close(&fds[--count]);
+    }
+}
+
+static uint64_t
+microseconds(const struct timeval *time)
+{
+    return (uint64_t)time->tv_sec * 1000000u + (uint64_t)time->tv_usec;
+}
+
+static void
+child_ended(struct pctr_job *job, int status, const struct rusage *usage)
+{
+    uint64_t now = pctr_now_ns();
+
+    (void)pctr_job_read_report(job);
+    if (job->flags & PCTR_START_REPORT) {
+        /* ENOENT: its end of file was seen before. */
+        (void)epoll_ctl(state.epoll, EPOLL_CTL_DEL, job->report, NULL);
+    }
+    struct pctr_record *record = &job->record;
+    if (!job->reported) {
+        record->exited_ns = now;
+        record->status = status;
+    }
+    record->user_us = microseconds(&usage->ru_utime);
+    record->system_us = microseconds(&usage->ru_stime);
+    record->input_blocks = (uint64_t)usage->ru_inblock;
+    record->output_blocks = (uint64_t)usage->ru_oublock;
+    pctr_job_ended(job);
+}
+
+static void
+reap(int signals)
+{
+    struct signalfd_siginfo ignored;
+    struct rusage usage;
+    int status;
+    pid_t pid;
+
+    /* One record stands for any number of ended children. */
+    while (read(signals, &ignored, sizeof ignored) > 0) {
+    }
+    while ((pid = wait4(-1, &status, WNOHANG | __WALL, &usage)) > 0) {
+        struct pctr_job *job = pctr_job_by_pid(pid);
+        if (job == NULL) {
+            continue;
+        }
+        if (job->cleaner == pid) {
+            pctr_job_cleaned(job);
+        } else {
+            child_ended(job, status, &usage);
+        }
+    }
+}
+
+static void
+leave(void)
+{
+    for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
+        if (job->pid != 0) {
+            /* The direct child, whatever it is: PID 1 takes all with it, a reaper's program is
+             * in some container that goes the same way, other work can be broken off. */
+            (void)kill(job->pid, SIGKILL);
+        }
+    }
+}
+
+static int
+watch(int fd, uint64_t data)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = data};
+    return pctr_result(epoll_ctl(state.epoll, EPOLL_CTL_ADD, fd, &event));
+}
+
+/* Job numbers begin above these. */
+enum { EVENT_REQUEST = 1, EVENT_HOST_GONE = 2, EVENT_CHILD = 3, EVENT_FIRST_JOB = 16 };
+
+static void
+handle(uint64_t event, int signals)
+{
+    if (event == EVENT_REQUEST) {
+        take_request();
+    } else if (event == EVENT_HOST_GONE) {
+        state.leaving = true;
+    } else if (event == EVENT_CHILD) {
+        reap(signals);
+    } else {
+        struct pctr_job *job = pctr_job_by_id(event);
+        if (job != NULL && pctr_job_read_report(job)) {
+            (void)epoll_ctl(state.epoll, EPOLL_CTL_DEL, job->report, NULL);
+        }
+    }
+}
+
+static int
+prepare(int *signals)
+{
+    sigset_t child;
+
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    state.epoll = epoll_create1(EPOLL_CLOEXEC);
+    state.own_pidns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+    *signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (state.epoll < 0 || *signals < 0) {
+        return -errno;
+    }
+    int error = watch(PCTR_FD_HOST, EVENT_REQUEST);
+    if (error >= 0) {
+        error = watch(PCTR_FD_HOST_PID, EVENT_HOST_GONE);
+    }
+    return error >= 0 ? watch(*signals, EVENT_CHILD) : error;
+}
+
+int
+pctr_supervisor_run(void)
+{
+    struct epoll_event events[16];
+    int signals;
+    bool told = false;
+
+    if (prepare(&signals) < 0) {
+        return 1;
+    }
+    while (!state.leaving || pctr_job_next(NULL) != NULL) {
+        int count = epoll_wait(state.epoll, events, 16, -1);
+        for (int i = 0; i < count; i++) {
+            if (!state.leaving || events[i].data.u64 == EVENT_CHILD) {
+                handle(events[i].data.u64, signals);
+            }
+        }
+        if (state.leaving && !told) {
+            (void)epoll_ctl(state.epoll, EPOLL_CTL_DEL, PCTR_FD_HOST, NULL);
+            (void)epoll_ctl(state.epoll, EPOLL_CTL_DEL, PCTR_FD_HOST_PID, NULL);
+            leave();
+            told = true;
+        }
+    }
+    char collected[64];
+    (void)pctr_cleanup_run(state.final, state.final_size, collected, sizeof collected);
+    return 0;
+}
