@@ -85,7 +85,7 @@ class BuildNative(build_ext):
         install_program(linked, target)
 
     def _static(self) -> list[str]:
-        """`-static` where the C library can be linked so: a dynamic loader doubles the start's time."""
+        """`-static` where libc.a is there: no loader to wait for, no library that differs inside a root."""
         probe = Path(self.build_temp, "static_probe")
         command = [*compiler(), "-static", "-x", "c", "-", "-o", str(probe)]
         done = subprocess.run(command, input=b"int main(void) { return 0; }", capture_output=True)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import leaks
+import ordinary_user
+
 MUST_WORK = os.environ.get("PYCONTAINER_MUST_WORK") == "1"
+
+unchanged = leaks.unchanged
+"""`with unchanged():` fails when anything is left behind; see leaks.py."""
 
 
 def need(available: bool, what: str) -> None:
@@ -16,3 +25,39 @@ def need(available: bool, what: str) -> None:
     if MUST_WORK:
         pytest.fail(f"this host must have {what} (PYCONTAINER_MUST_WORK=1)", pytrace=False)
     pytest.skip(f"this host lacks {what}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def store_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The default store of this session, and a temporary directory that nobody else writes to.
+
+    A caller's PYCONTAINER_STORE is kept: an overlay's upper layer cannot lie on every file system.
+    """
+    base = tmp_path_factory.mktemp("session")
+    temporary = base / "tmp"
+    temporary.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        patch.setattr(tempfile, "tempdir", str(temporary))
+        if "PYCONTAINER_STORE" not in os.environ:
+            patch.setenv("PYCONTAINER_STORE", str(base / "store"))
+        yield Path(os.environ["PYCONTAINER_STORE"])
+
+
+@pytest.fixture(scope="session")
+def ordinary() -> Iterator[ordinary_user.OrdinaryUser | None]:
+    who = ordinary_user.account()
+    if who is None:
+        yield None
+        return
+    user = ordinary_user.OrdinaryUser.prepare(who)
+    yield user
+    user.remove()
+
+
+@pytest.fixture
+def as_user(ordinary: ordinary_user.OrdinaryUser | None) -> ordinary_user.OrdinaryUser:
+    """`as_user(script, timeout=60, env={}, check=True)` runs Python as an ordinary user."""
+    need(ordinary is not None, f"an ordinary user (useradd --create-home {ordinary_user.NAME})")
+    assert ordinary is not None
+    return ordinary

@@ -19,6 +19,7 @@ LAYERS: dict[str, int] = {
     "errors": 0,
     "completed": 0,
     "units": 0,
+    "option_values": 0,
     "oci": 1,
     "_sys": 1,
     "supervisor": 2,
@@ -137,15 +138,20 @@ def unit(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
+def layer(module: str) -> int:
+    """A module that is not in the table counts as lowest; `test_every_module_has_a_layer` names it."""
+    return LAYERS.get(unit(module), 0)
+
+
 def upward(found: list[Import]) -> list[str]:
     """The imports that point to a higher layer and are not excused; types alone may point anywhere."""
     return [
-        f"{imported} (layer {LAYERS[unit(imported.importer)]} -> {LAYERS[unit(imported.target)]})"
+        f"{imported} (layer {layer(imported.importer)} -> {layer(imported.target)})"
         for imported in found
         if imported.target.split(".")[0] == "pycontainer"
         and imported.target != COMPILED
         and not imported.typing_only
-        and LAYERS[unit(imported.target)] > LAYERS[unit(imported.importer)]
+        and layer(imported.target) > layer(imported.importer)
         and (imported.at_module_level or (imported.importer, imported.target) not in UPWARD)
     ]
 
