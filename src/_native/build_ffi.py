@@ -29,7 +29,7 @@ PREAMBLE = """
 _COMMENT_OR_LITERAL = re.compile(r"/\*.*?\*/|//[^\n]*|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])+'", re.DOTALL)
 _DIRECTIVE = re.compile(r"\s*#\s*(\w+)\s*(.*?)\s*$")
 _INTEGER = re.compile(r"(?P<digits>0[xX][0-9a-fA-F]+|[0-9]+)[uUlL]*$")
-_ASSERTION = re.compile(r"\b(?:static_assert|_Static_assert)\s*\([^;]*\)\s*;")
+_ASSERTION = re.compile(r"\b(?:static_assert|_Static_assert)\s*\((?:[^;\"]|\"(?:\\.|[^\"\\])*\")*\)\s*;")
 
 
 class HeaderError(ValueError):
@@ -80,7 +80,7 @@ def _define(path: Path, where: str, rest: str) -> str:
     if name == _guard(path):
         return ""
     number = _INTEGER.match(value.strip().strip("()"))
-    if number is None:
+    if number is None or not name.isidentifier():
         raise HeaderError(f"{where}: macro {name} is not one integer")
     return f"#define {name} {number['digits']}"
 
