@@ -25,8 +25,7 @@ class Digest(str):
     __slots__ = ()
 
     def __new__(cls, text: str) -> Digest:
-        form = _FORM.fullmatch(text) if isinstance(text, str) else None
-        if form is None or len(form[2]) != _HEX_LENGTHS[form[1]]:
+        if not isinstance(text, str) or not cls.is_valid(text):
             raise InvalidReference(f"not a digest (sha256:64 hex digits or sha512:128): {shorten(str(text))}")
         return super().__new__(cls, text)
 
@@ -52,6 +51,12 @@ class Digest(str):
             return cls(value)
         except InvalidReference as error:
             raise InvalidImage(f"{where}: {error}") from None
+
+    @staticmethod
+    def is_valid(text: str) -> bool:
+        """Whether `text` is a digest."""
+        form = _FORM.fullmatch(text)
+        return form is not None and len(form[2]) == _HEX_LENGTHS[form[1]]
 
     @property
     def algorithm(self) -> str:

@@ -1,0 +1,126 @@
+"""Unpacking a layer: a thread decompresses and hashes into a pipe, the supervisor untars the other end."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from pycontainer.content.failures import translate
+from pycontainer.errors import UnsafeLayer
+from pycontainer.layer.limits import Limits
+from pycontainer.oci.digest import Digest
+
+# Large enough that both ends seldom wait for each other; the default is 64 KiB.
+_PIPE = 1 << 20
+
+
+@attrs.frozen
+class Measured:
+    """A tar stream's digest (the layer's diff_id) and length in bytes."""
+
+    diff_id: Digest
+    size: int
+
+
+def measure(chunks: Iterator[bytes], limits: Limits, deliver: Callable[[bytes], None] | None = None) -> Measured:
+    """Reads a tar stream to its end, handing each piece to `deliver`. UnsafeLayer beyond `limits`."""
+    hashed, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > limits.max_stream:
+            raise UnsafeLayer(f"the layer is longer than {limits.max_stream} bytes when decompressed")
+        hashed.update(chunk)
+        if deliver is not None:
+            deliver(chunk)
+    return Measured(Digest.from_hash(hashed), size)
+
+
+def apply(chunks: Iterator[bytes], directory: str, limits: Limits) -> Measured:
+    """Untars the stream `chunks` into the existing, empty `directory`.
+
+    Raises what the stream raises; UnsafeLayer, InvalidImage and NoSpace from the extraction. The
+    directory is then in any state, and the caller removes it.
+    """
+    from pycontainer.supervisor import files
+
+    feeder = _Feeder(chunks, limits)
+    try:
+        files.apply_layer(
+            feeder.reader, directory, max_bytes=limits.max_bytes, max_entries=limits.max_entries
+        )
+    except BaseException:
+        feeder.stop()
+        # A stream that broke off is the cause where the extraction only saw it end.
+        if feeder.failure is not None:
+            raise feeder.failure from None
+        raise
+    return feeder.finish()
+
+
+class _Feeder:
+    """The thread that writes a stream into a pipe; `reader` is the other end."""
+
+    def __init__(self, chunks: Iterator[bytes], limits: Limits) -> None:
+        try:
+            self.reader, self._writer = os.pipe()
+        except OSError as error:
+            raise translate(error, "unpacking a layer", "through a pipe") from error
+        try:
+            fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _PIPE)
+        except PermissionError:
+            pass  # the user's share of pipe buffers is used up: slower, not wrong (pipe(7))
+        self.failure: BaseException | None = None
+        self._chunks = chunks
+        self._limits = limits
+        self._measured: Measured | None = None
+        self._stopped = False
+        self._reading = True
+        self._thread = threading.Thread(target=self._run, name="pycontainer-layer", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> Measured:
+        """Closes the pipe, waits for the stream's end (an archive may end before it) and says what it was."""
+        os.close(self.reader)
+        self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+        assert self._measured is not None
+        return self._measured
+
+    def stop(self) -> None:
+        """Closes the pipe and waits for the thread, which stops at its next write."""
+        self._stopped = True
+        os.close(self.reader)
+        self._thread.join()
+
+    def _run(self) -> None:
+        # The host program may have set SIGPIPE to kill it; blocked here, it goes with the thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+        try:
+            self._measured = measure(self._chunks, self._limits, self._deliver)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            self.failure = error
+        finally:
+            os.close(self._writer)
+
+    def _deliver(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        while view and self._reading:
+            try:
+                view = view[os.write(self._writer, view) :]
+            except BrokenPipeError:
+                self._reading = False
+        if self._stopped:
+            raise _Stopped
+
+
+class _Stopped(Exception):
+    """The extraction ended with an error; nobody wants the rest of the stream."""

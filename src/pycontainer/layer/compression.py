@@ -1,0 +1,175 @@
+"""Decompressing layers: the format is found by its magic bytes, memory stays flat whatever comes out."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any, Literal, Protocol
+
+from pycontainer.errors import InvalidImage
+
+Format = Literal["gzip", "zstd", "xz", "none"]
+
+_OUTPUT = 1 << 20
+# What `zstd --long=27`, the largest that the zstd tool reads unasked, needs in memory.
+_ZSTD_WINDOW = 128 << 20
+# A block of at most 128 KiB takes at least 4 bytes, so this many bytes give at most 64 MiB.
+_ZSTD_STEP = 2048
+_XZ_MEMORY = 256 << 20
+_MAGIC: tuple[tuple[bytes, Format], ...] = (
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\xfd7zXZ\0", "xz"),
+)
+
+
+def detect(head: bytes) -> Format:
+    """The format of content that starts with `head` (6 bytes are enough)."""
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    return "none"
+
+
+def peek(chunks: Iterator[bytes]) -> tuple[Format, Iterator[bytes]]:
+    """The format of `chunks`, and the same chunks again from the first on."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= 6:
+            break
+    return detect(head), chain([head] if head else [], chunks)
+
+
+def decompress(chunks: Iterator[bytes], form: Format) -> Iterator[bytes]:
+    """The content of `chunks`, in pieces of about 1 MiB; InvalidImage where it is damaged or cut short."""
+    if form == "none":
+        return chunks
+    return _members(chunks, form)
+
+
+class _Member(Protocol):
+    """The interface of `lzma.LZMADecompressor`, which has one for bounded output."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _GzipMember:
+    """One gzip member."""
+
+    def __init__(self) -> None:
+        self._inflater = _zlib_like().decompressobj(wbits=31)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inflater.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._inflater.unused_data)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        piece = bytes(self._inflater.decompress(self._inflater.unconsumed_tail + data, max_length))
+        # A full buffer may leave output inside although all input was taken.
+        self.needs_input = not self._inflater.unconsumed_tail and len(piece) < max_length
+        return piece
+
+
+class _ZstdMember:
+    """One zstd frame, fed in small steps: that alone bounds what one step can give."""
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._object = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
+        self._left = memoryview(b"")
+
+    @property
+    def eof(self) -> bool:
+        return self._object.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._left
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._object.unused_data + bytes(self._left)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        if data:
+            self._left = memoryview(bytes(self._left) + data)
+        pieces: list[bytes] = []
+        size = 0
+        while self._left and size < max_length and not self._object.eof:
+            piece = self._object.decompress(self._left[:_ZSTD_STEP])
+            self._left = self._left[_ZSTD_STEP:]
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
+
+
+def _xz_member() -> _Member:
+    import lzma
+
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+
+def _zlib_like() -> Any:
+    """isal's igzip inflates several times as fast as zlib; it has no wheels for some machines."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib
+    return isal_zlib
+
+
+def _failures(form: Format) -> tuple[type[Exception], ...]:
+    if form == "gzip":
+        return (zlib.error, _zlib_like().error)
+    if form == "xz":
+        import lzma
+
+        return (lzma.LZMAError,)
+    import zstandard
+
+    return (zstandard.ZstdError,)
+
+
+def _members(chunks: Iterator[bytes], form: Format) -> Iterator[bytes]:
+    """All members of a file: pigz and eStargz write many, and zero bytes may pad the end."""
+    starts: dict[Format, Callable[[], _Member]] = {
+        "gzip": _GzipMember,
+        "zstd": _ZstdMember,
+        "xz": _xz_member,
+    }
+    start = starts[form]
+    failures = _failures(form)
+    member: _Member | None = start()
+    for chunk in chunks:
+        data = chunk
+        while data or (member is not None and not member.needs_input):
+            if member is None:
+                data = data.lstrip(b"\0")
+                if not data:
+                    break
+                member = start()
+            try:
+                piece = member.decompress(data, _OUTPUT)
+            except failures as error:
+                raise InvalidImage(f"{form} data is damaged: {error}") from None
+            data = b""
+            if member.eof:
+                data, member = member.unused_data, None
+            if piece:
+                yield piece
+    if member is not None:
+        raise InvalidImage(f"{form} data is cut short")

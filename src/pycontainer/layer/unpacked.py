@@ -1,0 +1,199 @@
+"""Unpacked layers: `layers/<chain>/`, each made once, under a lock, from the layer's tar stream.
+
+A chain ID names a layer and all below it (image-spec, config.md, "Layer ChainID"), so images that
+start with the same layers share these directories. Inside, `tree/` is the layer's own changeset and
+`layer.json` says what it is; `tree/` may hold files that only the supervisor can read or remove.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+import attrs
+
+from pycontainer.content.failures import store_errors
+from pycontainer.content.locks import Lock, lock_file, try_lock
+from pycontainer.errors import InvalidImage, StoreCorrupt
+from pycontainer.layer.apply import apply
+from pycontainer.layer.limits import Limits
+from pycontainer.oci import _document as d
+from pycontainer.oci.digest import Digest
+
+
+def chain_ids(diff_ids: Iterable[Digest]) -> list[Digest]:
+    """The chain ID of each layer, lowest first."""
+    chains: list[Digest] = []
+    for diff_id in diff_ids:
+        chains.append(Digest.of(f"{chains[-1]} {diff_id}".encode()) if chains else diff_id)
+    return chains
+
+
+@attrs.frozen
+class LayerInfo:
+    """What `layer.json` says; `size` is the tar stream's, in bytes."""
+
+    diff_id: Digest
+    parent: Digest | None
+    size: int
+
+
+class UnpackedLayers:
+    """The directory `layers/` of a store."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def directory(self, chain: Digest) -> str:
+        return os.path.join(self.root, chain.hex)
+
+    def tree(self, chain: Digest) -> str:
+        """Where the layer's files are, or would be: a lower directory for overlay."""
+        return os.path.join(self.root, chain.hex, "tree")
+
+    def lease(self, chain: Digest) -> Lock:
+        """A shared lock that keeps the layer, and all below it, from being pruned. Raises StoreError."""
+        return self._lock(chain, shared=True)
+
+    def ensure(
+        self,
+        chain: Digest,
+        parent: Digest | None,
+        diff_id: Digest,
+        stream: Callable[[], Iterator[bytes]],
+        limits: Limits,
+    ) -> Lock:
+        """Unpacks the layer unless it is there already, whoever else is doing the same; returns its lease.
+
+        `stream()` starts its uncompressed tar stream. Raises what `apply` raises, InvalidImage where
+        the stream is not `diff_id`, and StoreError; nothing half-made is left.
+        """
+        while True:
+            lease = self.lease(chain)
+            if os.path.isdir(self.directory(chain)):
+                return lease
+            lease.release()
+            with self._lock(chain, shared=False):
+                if not os.path.isdir(self.directory(chain)):
+                    self._unpack(chain, LayerInfo(diff_id, parent, 0), stream, limits)
+
+    def _unpack(
+        self, chain: Digest, info: LayerInfo, stream: Callable[[], Iterator[bytes]], limits: Limits
+    ) -> None:
+        staged = self.directory(chain) + ".new"
+        self._remove(staged)
+        tree = os.path.join(staged, "tree")
+        try:
+            with store_errors("unpacking a layer in", staged):
+                os.mkdir(staged, 0o700)
+                os.mkdir(tree, 0o755)
+                # The umask has no say in what a container sees as its root directory.
+                os.chmod(tree, 0o755)
+            measured = apply(stream(), tree, limits.within(self.root))
+            if measured.diff_id != info.diff_id:
+                raise InvalidImage(f"a layer is {measured.diff_id} and should be {info.diff_id}")
+            document = {
+                "diff_id": str(info.diff_id),
+                "parent": None if info.parent is None else str(info.parent),
+                "size": measured.size,
+            }
+            with store_errors("unpacking a layer in", staged):
+                with open(os.path.join(staged, "layer.json"), "xb") as file:
+                    file.write(d.dump(document))
+                os.rename(staged, self.directory(chain))
+        except BaseException:
+            self._remove(staged)
+            raise
+
+    def info(self, chain: Digest) -> LayerInfo:
+        """What the layer is. Raises StoreCorrupt where its directory is not as it was made."""
+        path = os.path.join(self.directory(chain), "layer.json")
+        try:
+            with store_errors("reading", path), open(path, "rb") as file:
+                fields = d.load(file.read(d.MAX_DOCUMENT + 1), path)
+            return LayerInfo(
+                diff_id=fields.required("diff_id", Digest.check),
+                parent=fields.optional("parent", Digest.check),
+                size=fields.required("size", d.check_size),
+            )
+        except InvalidImage as error:
+            raise StoreCorrupt(str(error)) from None
+
+    def chains(self) -> list[Digest]:
+        """All layers that are unpacked. Raises StoreError."""
+        with store_errors("listing", self.root):
+            names = sorted(os.listdir(self.root))
+        return [Digest(f"sha256:{name}") for name in names if Digest.is_valid(f"sha256:{name}")]
+
+    def remove(self, chain: Digest) -> int | None:
+        """Removes the layer; the bytes that its stream had, None where it is in use. Raises StoreError."""
+        lock = self._try_lock(chain)
+        if lock is None:
+            return None
+        with lock:
+            size = self.info(chain).size
+            doomed = self.directory(chain) + ".old"
+            with store_errors("removing", self.directory(chain)):
+                os.rename(self.directory(chain), doomed)
+            self._remove(doomed)
+            self._unlink_lock(chain)
+            return size
+
+    def in_use(self, chain: Digest) -> bool:
+        """Whether somebody holds a lease of the layer. Raises StoreError."""
+        lock = self._try_lock(chain)
+        if lock is None:
+            return True
+        lock.release()
+        return False
+
+    def recover(self) -> None:
+        """Removes what processes left that died while they made or removed a layer. Raises StoreError."""
+        with store_errors("sweeping", self.root):
+            names = os.listdir(self.root)
+        for name in names:
+            stem, _, suffix = name.partition(".")
+            if suffix not in ("new", "old"):
+                continue
+            lock = self._try_lock(Digest(f"sha256:{stem}"))
+            if lock is not None:
+                with lock:
+                    self._remove(os.path.join(self.root, name))
+
+    def sweep_locks(self) -> None:
+        """Deletes the lock files of layers that are not there and not being made. Raises StoreError."""
+        with store_errors("sweeping", self.root):
+            names = set(os.listdir(self.root))
+        for name in names:
+            stem, _, suffix = name.partition(".")
+            if suffix != "lock" or stem in names:
+                continue
+            lock = try_lock(os.path.join(self.root, name))
+            if lock is not None:
+                with lock:
+                    if not os.path.isdir(os.path.join(self.root, stem)):
+                        self._unlink_lock(Digest(f"sha256:{stem}"))
+
+    def _remove(self, path: str) -> None:
+        if os.path.lexists(path):
+            from pycontainer.supervisor import files
+
+            files.remove_tree(path)
+
+    def _lock_path(self, chain: Digest) -> str:
+        return self.directory(chain) + ".lock"
+
+    def _lock(self, chain: Digest, *, shared: bool) -> Lock:
+        with store_errors("locking", self._lock_path(chain)):
+            lock = lock_file(self._lock_path(chain), shared=shared)
+        assert lock is not None
+        return lock
+
+    def _try_lock(self, chain: Digest) -> Lock | None:
+        with store_errors("locking", self._lock_path(chain)):
+            return lock_file(self._lock_path(chain), wait=False)
+
+    def _unlink_lock(self, chain: Digest) -> None:
+        with store_errors("deleting", self._lock_path(chain)):
+            os.unlink(self._lock_path(chain))
+
