@@ -1,0 +1,142 @@
+"""The only importer of the compiled module: typed functions over it, no cdata leaves.
+
+The functions return what the kernel gave or raise `OSError` with its errno; the callers know
+what was being done and turn that into a `PycontainerError`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from pycontainer._native import ffi, lib
+
+PROGRAM = Path(__file__).with_name("_supervisor")
+
+PROTOCOL_VERSION: int = lib.PCTR_PROTOCOL_VERSION
+MAX_INLINE: int = lib.PCTR_MAX_INLINE
+MAX_PLAN: int = lib.PCTR_MAX_PLAN
+MAX_FDS: int = lib.PCTR_MAX_FDS
+MAX_OPS: int = lib.PCTR_MAX_OPS
+NOT_COLLECTED: int = lib.PCTR_NOT_COLLECTED
+RECORD_SIZE: int = ffi.sizeof("struct pctr_record")
+OP_SIZE: int = ffi.sizeof("struct pctr_op")
+REQUEST_SIZE: int = ffi.sizeof("struct pctr_request")
+PLAN_SIZE: int = ffi.sizeof("struct pctr_plan")
+
+
+def constants(enum: str, prefix: str) -> dict[str, int]:
+    """The names and values of one C enumeration, without their common prefix."""
+    elements: dict[int, str] = ffi.typeof(f"enum {enum}").elements
+    return {name.removeprefix(prefix): value for value, name in elements.items()}
+
+
+def _checked(result: int, path: str | None = None) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result), path)
+    return result
+
+
+def start_supervisor() -> tuple[int, bool]:
+    """Start the supervisor program; gives its socket, and whether it runs from sealed memory."""
+    program = os.open(PROGRAM, os.O_RDONLY | os.O_CLOEXEC)
+    memory = ffi.new("int *")
+    try:
+        return _checked(lib.pctr_client_start(program, memory), str(PROGRAM)), bool(memory[0])
+    finally:
+        os.close(program)
+
+
+def request(sock: int, message: bytes, fds: Sequence[int] = (), *, channel: bool = True) -> int:
+    """Send one request; gives the descriptor on which its records arrive (0 without a channel)."""
+    return _checked(lib.pctr_client_request(sock, message, len(message), fds, len(fds), channel))
+
+
+@attrs.frozen
+class Record:
+    """One record about a job (protocol.h, struct pctr_record). Times in seconds."""
+
+    kind: int
+    stage: int
+    op: int
+    error: int
+    pid: int
+    status: int
+    started: float
+    exited: float
+    user: float
+    system: float
+    input_bytes: int
+    output_bytes: int
+    code: int
+    detail: str
+    collected: tuple[bytes | None, ...]
+
+
+def receive(sock: int) -> Record | None:
+    """The next record of a channel, without waiting; None at its end.
+
+    Raises `BlockingIOError` when there is none yet.
+    """
+    buffer = ffi.new("char[]", lib.PCTR_MAX_RECORD)
+    count = ffi.new("unsigned *")
+    size = _checked(lib.pctr_client_receive(sock, buffer, lib.PCTR_MAX_RECORD, ffi.NULL, count))
+    if size == 0:
+        return None
+    if size < RECORD_SIZE:
+        raise OSError(errno.EPROTO, "a record that is too short")
+    raw = ffi.cast("struct pctr_record *", buffer)
+    return Record(
+        raw.kind,
+        raw.stage,
+        raw.op,
+        raw.error,
+        raw.pid,
+        raw.status,
+        raw.started_ns / 1e9,
+        raw.exited_ns / 1e9,
+        raw.user_us / 1e6,
+        raw.system_us / 1e6,
+        raw.input_blocks * 512,
+        raw.output_blocks * 512,
+        raw.code,
+        os.fsdecode(ffi.string(raw.detail)) if raw.detail[0] != b"\0" else "",
+        _collected(bytes(ffi.buffer(buffer, size))[RECORD_SIZE:]) if size > RECORD_SIZE else (),
+    )
+
+
+def _collected(data: bytes) -> tuple[bytes | None, ...]:
+    """Splits what followed an EXITED record: lengths and bytes in turn."""
+    found: list[bytes | None] = []
+    at = 0
+    while at + 4 <= len(data):
+        length = int.from_bytes(data[at : at + 4], sys.byteorder)
+        at += 4
+        if length == NOT_COLLECTED:
+            found.append(None)
+        else:
+            found.append(data[at : at + length])
+            at += length
+    return tuple(found)
+
+
+def receive_fd(sock: int) -> int | None:
+    """The one descriptor that a message on `sock` carries, without waiting; None at its end."""
+    fds = ffi.new("int[1]")
+    count = ffi.new("unsigned *", 1)
+    buffer = ffi.new("char[8]")
+    size = _checked(lib.pctr_client_receive(sock, buffer, 8, fds, count))
+    if size == 0 or count[0] == 0:
+        return None
+    return int(fds[0])
+
+
+def openat2(dir_fd: int, path: str, flags: int, *, resolve: int, mode: int = 0) -> int:
+    """openat2(2), close-on-exec."""
+    encoded = os.fsencode(path)
+    return _checked(lib.pctr_client_openat2(dir_fd, encoded, flags, mode, resolve), path)

@@ -1,0 +1,260 @@
+"""One supervisor per process: started at first use, gone with the process.
+
+Requests go over one socket, from any thread. Each job has a channel of its own for its records,
+so no thread ever reads another one's, and the end of a channel without a final record means that
+the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import select
+import struct
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pycontainer import _sys
+from pycontainer.errors import SupervisorError
+from pycontainer.supervisor import failure, idmap
+
+if TYPE_CHECKING:
+    from pycontainer._sys import Record
+
+VERB = _sys.constants("pctr_verb", "PCTR_VERB_")
+START = _sys.constants("pctr_start_flag", "PCTR_START_")
+RECORD = _sys.constants("pctr_record_kind", "PCTR_RECORD_")
+
+_REQUEST = struct.Struct("=IIQQIiII")
+_CAP_SYS_ADMIN = 1 << 21
+_FIRST_JOB = 16
+_HELLO_SECONDS = 10.0
+
+if _REQUEST.size != _sys.REQUEST_SIZE:
+    raise ImportError("the compiled module was built from another protocol.h: build it again")
+
+
+class Job:
+    """One thing the supervisor does for us; its records arrive on `channel`.
+
+    Whoever waits polls `channel` for reading and then calls `take`. The job owns the channel and
+    closes it at the final record.
+    """
+
+    __slots__ = ("_lock", "channel", "final", "id", "started", "supervisor")
+
+    def __init__(self, supervisor: Supervisor, job: int, channel: int) -> None:
+        self.supervisor = supervisor
+        self.id = job
+        self.channel = channel
+        self.started: Record | None = None
+        self.final: Record | None = None
+        self._lock = threading.Lock()
+
+    def take(self) -> Record | None:
+        """Takes in what has arrived; gives the final record (EXITED or FAILED) once it is there.
+
+        Raises `SupervisorError` when the supervisor died; the job's processes died with it.
+        """
+        with self._lock:
+            while self.final is None:
+                if self.channel < 0:
+                    raise self._lost()
+                try:
+                    record = _sys.receive(self.channel)
+                except BlockingIOError:
+                    return None
+                except ConnectionResetError:
+                    record = None
+                if record is None:
+                    self._close()
+                    raise self._lost()
+                if record.kind == RECORD["STARTED"]:
+                    self.started = record
+                    return None
+                self.final = record
+                self._close()
+            return self.final
+
+    def signal(self, number: int) -> None:
+        """Deliver a signal; one to a job that has ended goes nowhere."""
+        if self.final is None:
+            self.supervisor.signal(self.id, number)
+
+    def abandon(self) -> None:
+        """Close our end without waiting (in a forked child, where the job is the parent's)."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.channel >= 0:
+            os.close(self.channel)
+            self.channel = -1
+
+    @staticmethod
+    def _lost() -> SupervisorError:
+        return SupervisorError("waiting for the supervisor, which died", errno=errno.ECONNRESET)
+
+
+class Supervisor:
+    """The connection to one running supervisor."""
+
+    def __init__(self, *, rootless: bool | None = None) -> None:
+        """Start one. `rootless` None: a user namespace is entered where this process cannot
+        mount (user_namespaces(7)). Raises `SupervisorError` naming the stage."""
+        self.pid = 0
+        self.owner_pid = os.getpid()
+        self._jobs = itertools.count(_FIRST_JOB)
+        try:
+            self._sock, self.in_memory = _sys.start_supervisor()
+        except OSError as error:
+            raise SupervisorError(
+                "starting the supervisor", errno=error.errno, path=error.filename
+            ) from error
+        self.rootless = not _can_mount() if rootless is None else rootless
+        self.idmap = idmap.find() if self.rootless else None
+        try:
+            if self.idmap is not None:
+                self._enter_userns(self.idmap)
+            self.hello(b"")
+        except BaseException:
+            self.close()
+            raise
+
+    def hello(self, final: bytes) -> None:
+        """Check the protocol, and leave a cleanup plan for the supervisor's own end."""
+        message = self._message(VERB["HELLO"], cleanup=final) + final
+        record = self._converse(message)
+        if record is None:
+            raise SupervisorError("starting the supervisor, which ended at once", errno=errno.EPIPE)
+        if record.kind != RECORD["HELLO"]:
+            raise failure.launch_error(record, rootless=self.rootless)
+        self.pid = record.pid
+
+    def start(
+        self,
+        plan: bytes,
+        cleanup: bytes = b"",
+        fds: Sequence[int] = (),
+        *,
+        flags: int = 0,
+        target: int = 0,
+    ) -> Job:
+        """Start a job. The descriptors are copied; the caller's stay the caller's."""
+        number = next(self._jobs)
+        body = plan + cleanup
+        if len(body) <= _sys.MAX_INLINE:
+            message = self._message(
+                VERB["START"], number, target, flags, plan=plan, cleanup=cleanup
+            )
+            return Job(self, number, self._send(message + body, fds, channel=True))
+        memory = os.memfd_create("pycontainer-plan", os.MFD_CLOEXEC)
+        try:
+            with open(memory, "wb", closefd=False) as file:
+                file.write(body)
+            flags |= START["PLAN_IN_FD"]
+            message = self._message(
+                VERB["START"], number, target, flags, plan=plan, cleanup=cleanup
+            )
+            return Job(self, number, self._send(message, [*fds, memory], channel=True))
+        finally:
+            os.close(memory)
+
+    def work(self, plan: bytes, fds: Sequence[int] = ()) -> Record:
+        """Run a plan's set-up operations in a child and wait for it; gives the final record."""
+        job = self.start(plan, fds=fds, flags=START["WORK"])
+        while (record := job.take()) is None:
+            select.select([job.channel], [], [])
+        return record
+
+    def signal(self, job: int, number: int) -> None:
+        self._send(self._message(VERB["SIGNAL"], job, signal=number), channel=False)
+
+    def close(self) -> None:
+        """Hang up: the supervisor kills what it started and ends."""
+        if self._sock >= 0:
+            os.close(self._sock)
+            self._sock = -1
+
+    def __repr__(self) -> str:
+        kind = "rootless" if self.rootless else "root"
+        return f"<Supervisor pid={self.pid} {kind}{'' if self._sock >= 0 else ' closed'}>"
+
+    def _enter_userns(self, maps: idmap.IdMap) -> None:
+        body = maps.encode()
+        record = self._converse(self._message(VERB["USERNS"]) + body)
+        if record is not None:
+            raise failure.launch_error(record, rootless=True)
+
+    def _message(
+        self,
+        verb: int,
+        job: int = 0,
+        target: int = 0,
+        flags: int = 0,
+        signal: int = 0,
+        plan: bytes = b"",
+        cleanup: bytes = b"",
+    ) -> bytes:
+        return _REQUEST.pack(
+            _sys.PROTOCOL_VERSION, verb, job, target, flags, signal, len(plan), len(cleanup)
+        )
+
+    def _send(self, message: bytes, fds: Sequence[int] = (), *, channel: bool) -> int:
+        while True:
+            try:
+                return _sys.request(self._sock, message, fds, channel=channel)
+            except InterruptedError:
+                continue
+            except OSError as error:
+                raise SupervisorError("asking the supervisor", errno=error.errno) from error
+
+    def _converse(self, message: bytes) -> Record | None:
+        """Sends a request and gives the one record that answers it, None for a closed channel."""
+        channel = self._send(message, channel=True)
+        try:
+            poll = select.poll()
+            poll.register(channel, select.POLLIN)
+            if not poll.poll(_HELLO_SECONDS * 1000):
+                raise SupervisorError("waiting for the supervisor", errno=errno.ETIMEDOUT)
+            return _sys.receive(channel)
+        finally:
+            os.close(channel)
+
+
+def _can_mount() -> bool:
+    """Whether this process has CAP_SYS_ADMIN where it is (capabilities(7))."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)
+    return False
+
+
+_lock = threading.Lock()
+_current: Supervisor | None = None
+
+
+def default() -> Supervisor:
+    """This process's supervisor, started at first use; a forked child gets one of its own."""
+    global _current
+    supervisor = _current
+    if supervisor is not None and supervisor._sock >= 0:
+        return supervisor
+    with _lock:
+        if _current is None or _current._sock < 0:
+            _current = Supervisor()
+        return _current
+
+
+def _after_fork_in_child() -> None:
+    """Drops the parent's connection: using or, by exiting, closing it is the parent's business."""
+    global _current, _lock
+    _lock = threading.Lock()
+    if _current is not None:
+        _current.close()
+        _current = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

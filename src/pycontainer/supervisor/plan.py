@@ -1,0 +1,278 @@
+"""Plans: the operations that the supervisor's child carries out, encoded as protocol.h says."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from pycontainer import _sys
+
+OP = _sys.constants("pctr_op_code", "PCTR_OP_")
+FLAG = _sys.constants("pctr_op_flag", "PCTR_OPF_")
+
+OPTIONAL = FLAG["OPTIONAL"]
+NO_SYMLINKS = FLAG["NO_SYMLINKS"]
+RECURSIVE = FLAG["RECURSIVE"]
+CREATE = FLAG["CREATE"]
+IGNORE = FLAG["IGNORE"]
+
+_OP = struct.Struct("=HHiIIIIQQ")
+_HEADER = struct.Struct("=IIII")
+if _OP.size != _sys.OP_SIZE or _HEADER.size != _sys.PLAN_SIZE:
+    raise ImportError("the compiled module was built from another protocol.h: build it again")
+
+_POINTER = struct.calcsize("P")
+
+
+class Data:
+    """A plan's strings and bytes; equal strings are kept once. Offset 0 is the empty string."""
+
+    __slots__ = ("_offsets", "_parts", "size")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = [b"\0"]
+        self._offsets: dict[str, int] = {"": 0}
+        self.size = 1
+
+    def copy(self) -> Data:
+        new = Data.__new__(Data)
+        new._parts = self._parts.copy()
+        new._offsets = self._offsets.copy()
+        new.size = self.size
+        return new
+
+    def text(self, text: str) -> int:
+        """The offset of a string, which may not hold NUL (the caller has checked that)."""
+        offset = self._offsets.get(text)
+        if offset is None:
+            offset = self._offsets[text] = self._append(os.fsencode(text) + b"\0")
+        return offset
+
+    def raw(self, data: bytes, align: int = 1) -> int:
+        """The offset of binary data, which begins at a multiple of `align`."""
+        if padding := -self.size % align:
+            self._append(bytes(padding))
+        return self._append(data)
+
+    def table(self, strings: Sequence[bytes]) -> int:
+        """The offset of a pointer table that C fills in, followed by its strings."""
+        return self.raw(bytes(_POINTER * (len(strings) + 1)) + b"\0".join([*strings, b""]), _POINTER)
+
+    def encode(self) -> bytes:
+        """All of it, NUL at the end, padded so that a plan may follow."""
+        return b"".join(self._parts) + bytes(8 - self.size % 8)
+
+    def _append(self, data: bytes) -> int:
+        offset = self.size
+        self._parts.append(data)
+        self.size += len(data)
+        return offset
+
+
+class Ops:
+    """A run of operations whose strings lie in one `Data`; each method adds one."""
+
+    __slots__ = ("_encoded", "data")
+
+    def __init__(self, data: Data, encoded: bytes = b"") -> None:
+        self.data = data
+        self._encoded: list[bytes] = [encoded] if encoded else []
+
+    def encode(self) -> bytes:
+        return b"".join(self._encoded)
+
+    def extend(self, encoded: bytes) -> None:
+        """Adds operations that were encoded before, over the same data."""
+        self._encoded.append(encoded)
+
+    def add(
+        self,
+        code: int,
+        flags: int = 0,
+        arg: int = 0,
+        s1: int = 0,
+        s2: int = 0,
+        s3: int = 0,
+        size: int = 0,
+        n1: int = 0,
+        n2: int = 0,
+    ) -> None:
+        self._encoded.append(_OP.pack(code, flags, arg, s1, s2, s3, size, n1, n2))
+
+    # Files of the host.
+
+    def mkdir(self, path: str, mode: int = 0o755, *, flags: int = 0) -> None:
+        self.add(OP["MKDIR"], flags, s1=self.data.text(path), n1=mode)
+
+    def write(self, path: str, value: bytes, *, flags: int = 0) -> None:
+        data = self.data
+        self.add(OP["WRITE"], flags, s1=data.text(path), s2=data.raw(value), size=len(value))
+
+    def rmdir(self, path: str, *, flags: int = 0) -> None:
+        self.add(OP["RMDIR"], flags, s1=self.data.text(path))
+
+    def remove_tree(self, parent: str, name: str) -> None:
+        self.add(OP["REMOVE_TREE"], s1=self.data.text(parent), s2=self.data.text(name))
+
+    def collect(self, path: str) -> None:
+        self.add(OP["COLLECT"], s1=self.data.text(path))
+
+    def apply_layer(self, fd: int, directory: str, *, flags: int, max_bytes: int, max_entries: int) -> None:
+        self.add(
+            OP["APPLY_LAYER"],
+            flags,
+            arg=fd,
+            s1=self.data.text(directory),
+            n1=max_bytes,
+            n2=max_entries,
+        )
+
+    # Namespaces and control groups.
+
+    def cgroup_into(self, directory: str) -> None:
+        self.add(OP["CGROUP_INTO"], s1=self.data.text(directory))
+
+    def cgroup_join(self, procs: str) -> None:
+        self.add(OP["CGROUP_JOIN"], s1=self.data.text(procs))
+
+    def unshare(self, flags: int) -> None:
+        self.add(OP["UNSHARE"], n1=flags)
+
+    def join(self, flags: int) -> None:
+        self.add(OP["JOIN"], n1=flags)
+
+    def keyring(self) -> None:
+        self.add(OP["KEYRING"])
+
+    def loopback(self) -> None:
+        self.add(OP["LOOPBACK"])
+
+    def hostname(self, name: str) -> None:
+        self.add(OP["HOSTNAME"], s1=self.data.text(name))
+
+    def sysctl(self, name: str, value: str) -> None:
+        encoded = os.fsencode(value)
+        path = name.replace(".", "/")
+        data = self.data
+        self.add(OP["SYSCTL"], s1=data.text(path), s2=data.raw(encoded), size=len(encoded))
+
+    # The file system.
+
+    def propagation(self, flags: int) -> None:
+        self.add(OP["PROPAGATION"], n1=flags)
+
+    def root(self, path: str) -> None:
+        self.add(OP["ROOT"], s1=self.data.text(path))
+
+    def mount(self, target: str, fstype: str, flags: int = 0, data: str = "", *, how: int = 0) -> None:
+        text = self.data.text
+        self.add(OP["MOUNT"], how, s1=text(target), s2=text(fstype), s3=text(data), n1=flags)
+
+    def bind(self, source: str, target: str, flags: int = 0, *, propagation: int = 0, how: int = 0) -> None:
+        text = self.data.text
+        self.add(OP["BIND"], how, s1=text(source), s2=text(target), n1=flags, n2=propagation)
+
+    def make_dir(self, path: str, mode: int = 0o755, *, how: int = 0) -> None:
+        self.add(OP["MAKE_DIR"], how, s1=self.data.text(path), n1=mode)
+
+    def make_file(self, path: str, content: bytes, mode: int = 0o644, *, uid: int = 0, gid: int = 0) -> None:
+        data = self.data
+        self.add(
+            OP["MAKE_FILE"],
+            s1=data.text(path),
+            s2=data.raw(content),
+            size=len(content),
+            n1=mode,
+            n2=uid << 32 | gid,
+        )
+
+    def make_link(self, path: str, points_at: str) -> None:
+        self.add(OP["MAKE_LINK"], s1=self.data.text(path), s2=self.data.text(points_at))
+
+    def make_node(self, path: str, mode: int, device: int) -> None:
+        self.add(OP["MAKE_NODE"], s1=self.data.text(path), n1=mode, n2=device)
+
+    def mask(self, path: str) -> None:
+        self.add(OP["MASK"], OPTIONAL, s1=self.data.text(path))
+
+    def readonly(self, path: str) -> None:
+        self.add(OP["READONLY"], OPTIONAL | RECURSIVE, s1=self.data.text(path))
+
+    def remount(self, path: str, flags: int) -> None:
+        self.add(OP["REMOUNT"], s1=self.data.text(path), n1=flags)
+
+    def pivot(self) -> None:
+        self.add(OP["PIVOT"])
+
+    def enter(self) -> None:
+        self.add(OP["ENTER"])
+
+    def tty(self, fd: int, rows: int, columns: int, owner: int, *, console: bool) -> None:
+        self.add(OP["TTY"], CREATE if console else 0, arg=fd, n1=rows << 16 | columns, n2=owner)
+
+    # The process.
+
+    def fd(self, index: int, number: int, *, owner: int | None = None) -> None:
+        self.add(OP["FD"], arg=index, n1=number, n2=0 if owner is None else owner + 1)
+
+    def setsid(self) -> None:
+        self.add(OP["SETSID"])
+
+    def rlimit(self, resource: int, soft: int, hard: int) -> None:
+        self.add(OP["RLIMIT"], arg=resource, n1=soft & _U64, n2=hard & _U64)
+
+    def umask(self, mask: int) -> None:
+        self.add(OP["UMASK"], n1=mask)
+
+    def bounding(self, mask: int) -> None:
+        self.add(OP["BOUNDING"], n1=mask)
+
+    def groups(self, groups: Iterable[int]) -> None:
+        packed = b"".join(group.to_bytes(4, _ORDER) for group in groups)
+        self.add(OP["GROUPS"], s1=self.data.raw(packed, 4), size=len(packed))
+
+    def ids(self, uid: int, gid: int) -> None:
+        self.add(OP["IDS"], n1=uid, n2=gid)
+
+    def chdir(self, path: str) -> None:
+        self.add(OP["CHDIR"], s1=self.data.text(path))
+
+    def caps(self, mask: int) -> None:
+        self.add(OP["CAPS"], n1=mask)
+
+    def no_new_privs(self) -> None:
+        self.add(OP["NO_NEW_PRIVS"])
+
+    def seccomp(self, program: bytes) -> None:
+        self.add(OP["SECCOMP"], s1=self.data.raw(program, 8), size=len(program))
+
+    def lifeline(self) -> None:
+        self.add(OP["LIFELINE"])
+
+    def exec(self, paths: Sequence[str], argv: Sequence[bytes], env: Mapping[str, str]) -> None:
+        data = self.data
+        variables = [os.fsencode(f"{name}={value}") for name, value in env.items()]
+        self.add(
+            OP["EXEC"],
+            arg=len(paths),
+            s1=data.table([os.fsencode(path) for path in paths]),
+            s2=data.table(argv),
+            s3=data.table(variables),
+            n1=len(argv),
+            n2=len(variables),
+        )
+
+
+def encode(data: Data, prepare: bytes = b"", setup: bytes = b"", tail: bytes = b"") -> bytes:
+    """One plan: the operations of its three phases over one `Data`."""
+    encoded = data.encode()
+    size = _OP.size
+    header = _HEADER.pack(len(prepare) // size, len(setup) // size, len(tail) // size, len(encoded))
+    return b"".join((header, prepare, setup, tail, encoded))
+
+
+_U64 = (1 << 64) - 1
+_ORDER: Literal["little", "big"] = sys.byteorder
