@@ -44,7 +44,7 @@ def test_a_bad_target_names_itself(dst: object) -> None:
 
 def test_the_root_only_where_it_is_allowed() -> None:
     assert container_path("/", option="cwd", root=True) == "/"
-    with pytest.raises(InvalidOption, match="cwd='/a/..'"):
+    with pytest.raises(InvalidOption, match=r"^cwd="):
         container_path("/a/..", option="cwd", root=True)
 
 
@@ -106,8 +106,10 @@ def test_tmpfs_data() -> None:
         ("uid", 2**32 - 1),
         ("gid", -1),
         ("inodes", 0),
-    ]
-    + [("mode", "0755"), ("uid", True), ("noexec", 0)],
+        ("mode", "0755"),
+        ("uid", True),
+        ("noexec", 0),
+    ],
 )
 def test_a_bad_tmpfs_option_names_itself(option: str, value: object) -> None:
     with pytest.raises(InvalidOption, match=rf"^tmpfs {option}="):

@@ -49,14 +49,18 @@ def test_sizes_are_binary(text: int | str, size: int) -> None:
         "1e6",
         "1,5G",
         "0x10",
-        "١k",
+        "\u0661k",
         "1KK",
         "1iB2",
         True,
         1.5,
         None,
-    ]
-    + [2**63, "8388608T", "9" * 40, b"1M", [1]],
+        2**63,
+        "8388608T",
+        "9" * 40,
+        b"1M",
+        [1],
+    ],
 )
 def test_no_size_names_the_option(value: object) -> None:
     with pytest.raises(InvalidOption, match=r"^memory="):
@@ -116,8 +120,8 @@ def test_durations_are_seconds(value: float | str | datetime.timedelta, seconds:
         True,
         None,
         10**400,
-    ]
-    + [datetime.timedelta(seconds=-1)],
+        datetime.timedelta(seconds=-1),
+    ],
 )
 def test_no_duration_names_the_option(value: object) -> None:
     with pytest.raises(InvalidOption, match=r"^stop_timeout="):
@@ -163,8 +167,9 @@ def test_signals(value: int | str, number: int) -> None:
         "SIG_BLOCK",
         True,
         9.0,
-    ]
-    + ["SIGSIGTERM", "١"],
+        "SIGSIGTERM",
+        "\u0661",
+    ],
 )
 def test_no_signal_names_the_option(value: object) -> None:
     with pytest.raises(InvalidOption, match=r"^stop_signal="):
