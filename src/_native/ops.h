@@ -25,14 +25,15 @@ int pctr_ops_run(struct pctr_context *context, unsigned first, unsigned count);
 typedef int pctr_op_fn(struct pctr_context *, const struct pctr_op *);
 
 /* ops_host.c: files of the host and control groups */
-pctr_op_fn pctr_op_mkdir, pctr_op_write, pctr_op_rmdir, pctr_op_remove_tree, pctr_op_apply_layer,
-    pctr_op_cgroup_into, pctr_op_cgroup_join;
+pctr_op_fn pctr_op_mkdir, pctr_op_write, pctr_op_rmdir, pctr_op_cgroup_into, pctr_op_cgroup_join;
+/* ops_tree.c: whole trees */
+pctr_op_fn pctr_op_remove_tree, pctr_op_apply_layer;
 /* ops_namespace.c */
 pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_setns, pctr_op_keyring, pctr_op_loopback,
     pctr_op_hostname, pctr_op_domainname, pctr_op_sysctl;
 /* ops_mount.c */
 pctr_op_fn pctr_op_propagation, pctr_op_root, pctr_op_mount, pctr_op_bind, pctr_op_mask,
-    pctr_op_readonly, pctr_op_remount, pctr_op_pivot, pctr_op_enter;
+    pctr_op_readonly, pctr_op_remount, pctr_op_pivot, pctr_op_enter, pctr_op_open_tree;
 /* ops_file.c: files beneath the root */
 pctr_op_fn pctr_op_make_dir, pctr_op_make_file, pctr_op_make_link, pctr_op_make_node;
 /* ops_terminal.c */

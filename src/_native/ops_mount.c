@@ -139,18 +139,40 @@ attach_tree(int tree, int target)
                                MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH));
 }
 
-int
-pctr_op_bind(struct pctr_context *context, const struct pctr_op *op)
-{
-    const char *source = pctr_text(context, op->s1);
-    const char *path = pctr_text(context, op->s2);
-    int recursive = op->flags & PCTR_OPF_RECURSIVE;
-    struct stat status;
+/* Trees are opened while the host's file system is as the host has it: nothing that is mounted
+ * for this container can hide them or end up in them. */
+static int trees[PCTR_MAX_TREES];
+static char opened[PCTR_MAX_TREES];
 
-    PCTR_AUTO_FD tree = clone_tree(AT_FDCWD, source, recursive);
+int
+pctr_op_open_tree(struct pctr_context *context, const struct pctr_op *op)
+{
+    int tree =
+        clone_tree(AT_FDCWD, pctr_text(context, op->s1), op->flags & PCTR_OPF_RECURSIVE);
+
     if (tree < 0) {
         return tree;
     }
+    if (opened[op->arg]) {
+        pctr_close(&trees[op->arg]);
+    }
+    trees[op->arg] = tree;
+    opened[op->arg] = 1;
+    return 0;
+}
+
+int
+pctr_op_bind(struct pctr_context *context, const struct pctr_op *op)
+{
+    int recursive = op->flags & PCTR_OPF_RECURSIVE;
+    struct stat status;
+
+    if (!opened[op->arg]) {
+        /* OPEN_TREE was forgiven: there is nothing to bind. */
+        return -ENOENT;
+    }
+    PCTR_AUTO_FD tree = trees[op->arg];
+    opened[op->arg] = 0;
     if (fstat(tree, &status) < 0) {
         return -errno;
     }
@@ -158,21 +180,12 @@ pctr_op_bind(struct pctr_context *context, const struct pctr_op *op)
     if (op->flags & PCTR_OPF_CREATE) {
         make = S_ISDIR(status.st_mode) ? PCTR_MAKE_DIRECTORY : PCTR_MAKE_EMPTY_FILE;
     }
-    /* The source is there: from here on the target is to blame. */
-    pctr_copy_text(context->record->detail, sizeof context->record->detail, path);
     int error = set_attributes(tree, op->n1, op->n2, recursive);
     if (error < 0) {
         return error;
     }
-    PCTR_AUTO_FD target = pctr_resolve(context, path, op->flags & ~PCTR_OPF_OPTIONAL, make);
-    if (target < 0) {
-        return target;
-    }
-    error = attach_tree(tree, target);
-    if (error >= 0) {
-        context->record->detail[0] = '\0';
-    }
-    return error;
+    PCTR_AUTO_FD target = pctr_resolve(context, pctr_text(context, op->s1), op->flags, make);
+    return target < 0 ? target : attach_tree(tree, target);
 }
 
 int

@@ -1,10 +1,12 @@
-/* Whole trees of the host: a container's own directory, removed when it ends. */
+/* Whole trees of the host: layers unpacked, a container's own directory removed. */
 #define _GNU_SOURCE
+#include "layer.h"
 #include "ops.h"
 #include "tree.h"
 #include "util.h"
 
 #include <fcntl.h>
+#include <signal.h>
 
 int
 pctr_op_remove_tree(struct pctr_context *context, const struct pctr_op *op)
@@ -21,4 +23,35 @@ pctr_op_remove_tree(struct pctr_context *context, const struct pctr_op *op)
     }
     pctr_copy_text(context->record->detail, sizeof context->record->detail, error.path);
     return -error.err;
+}
+
+/* Keeps this much free for everybody else on the store's file system. */
+enum { RESERVE_BYTES = 64 << 20 };
+
+int
+pctr_op_apply_layer(struct pctr_context *context, const struct pctr_op *op)
+{
+    struct pctr_layer_error error = {.code = PCTR_LAYER_INVALID};
+    struct pctr_layer_totals totals;
+    struct pctr_layer_limits limits = {.max_bytes = op->n1,
+                                       .max_entries = op->n2,
+                                       .reserve_bytes = RESERVE_BYTES,
+                                       .flags = op->size};
+    PCTR_AUTO_FD root = pctr_openat2(AT_FDCWD, pctr_text(context, op->s1),
+                                     O_RDONLY | O_DIRECTORY, 0, 0);
+
+    if (root < 0) {
+        return root;
+    }
+    /* RLIMIT_FSIZE comes back as an error instead. */
+    if (signal(SIGXFSZ, SIG_IGN) == SIG_ERR) {
+        return -errno;
+    }
+    if (pctr_layer_apply(context->fds[op->arg], root, &limits, &error, &totals) == 0) {
+        return 0;
+    }
+    context->record->code = (uint32_t)error.code;
+    pctr_copy_text(context->record->detail, sizeof context->record->detail,
+                   error.path[0] != '\0' ? error.path : error.what);
+    return error.err != 0 ? -error.err : -EBADMSG;
 }

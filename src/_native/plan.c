@@ -11,6 +11,7 @@ enum {
     USES_S2_DATA = 2,             /* s2 is `size` bytes of data instead of a string */
     USES_S1_DATA = 4,
     USES_EXEC = 8,
+    USES_SLOT = 16,               /* arg is a slot for a tree */
 };
 
 struct rule {
@@ -39,7 +40,7 @@ static const struct rule rules[] = {
     [PCTR_OP_PROPAGATION] = {true, 0, 0},
     [PCTR_OP_ROOT] = {true, 0, 0},
     [PCTR_OP_MOUNT] = {true, 0, 0},
-    [PCTR_OP_BIND] = {true, 0, 0},
+    [PCTR_OP_BIND] = {true, USES_SLOT, 0},
     [PCTR_OP_MAKE_DIR] = {true, 0, 0},
     [PCTR_OP_MAKE_FILE] = {true, USES_S2_DATA, 0},
     [PCTR_OP_MAKE_LINK] = {true, 0, 0},
@@ -50,6 +51,7 @@ static const struct rule rules[] = {
     [PCTR_OP_PIVOT] = {true, 0, 0},
     [PCTR_OP_TTY] = {true, USES_FD, 0},
     [PCTR_OP_ENTER] = {true, 0, 0},
+    [PCTR_OP_OPEN_TREE] = {true, USES_SLOT, 0},
     [PCTR_OP_FD] = {true, USES_FD, 0},
     [PCTR_OP_SETSID] = {true, 0, 0},
     [PCTR_OP_RLIMIT] = {true, 0, 0},
@@ -108,6 +110,9 @@ op_fits(const struct pctr_op *op, const char *data, uint32_t data_size, unsigned
         return false;
     }
     if ((rule->uses & USES_FD) && (op->arg < 0 || (unsigned)op->arg >= nfds)) {
+        return false;
+    }
+    if ((rule->uses & USES_SLOT) && (op->arg < 0 || op->arg >= PCTR_MAX_TREES)) {
         return false;
     }
     if (rule->uses & USES_EXEC) {

@@ -18,6 +18,7 @@
 #define PCTR_MAX_PLAN 16777216
 #define PCTR_MAX_FDS 200
 #define PCTR_MAX_OPS 4096
+#define PCTR_MAX_TREES 256
 #define PCTR_MAX_JOBS 8192
 #define PCTR_MAX_COLLECT 4096
 #define PCTR_MAX_RECORD 32768
@@ -80,7 +81,8 @@ enum pctr_op_code {
     PCTR_OP_RMDIR = 3,            /* s1 path; ENOENT is success */
     PCTR_OP_REMOVE_TREE = 4,      /* s1 parent directory, s2 name in it */
     PCTR_OP_COLLECT = 5,          /* s1 path: its first PCTR_MAX_COLLECT bytes go into the record */
-    PCTR_OP_APPLY_LAYER = 6,      /* arg fd of the tar stream, s1 directory, n1 bytes, n2 entries */
+    PCTR_OP_APPLY_LAYER = 6,      /* arg fd of the tar stream, s1 directory, n1 bytes, n2 entries;
+                                     `size` is PCTR_LAYER_* flags (layer.h), as the record's code is */
 
     /* Namespaces and control groups. */
     PCTR_OP_CGROUP_INTO = 10,     /* prepare only: s1 the v2 directory to clone into */
@@ -98,7 +100,7 @@ enum pctr_op_code {
     PCTR_OP_PROPAGATION = 30,     /* n1 MS_PRIVATE or MS_SLAVE, recursively on / */
     PCTR_OP_ROOT = 31,            /* s1 the host's directory that is the root from here on */
     PCTR_OP_MOUNT = 32,           /* s1 target, s2 type, s3 data, n1 MS_* flags */
-    PCTR_OP_BIND = 33,            /* s1 source on the host, s2 target, n1 MS_* flags, n2 propagation */
+    PCTR_OP_BIND = 33,            /* arg slot of an opened tree, s1 target, n1 MS_* flags, n2 propagation */
     PCTR_OP_MAKE_DIR = 34,        /* s1 directory beneath the root, made with parents, n1 mode */
     PCTR_OP_MAKE_FILE = 35,       /* s1 path, s2 data of `size` bytes, n1 mode, n2 uid << 32 | gid */
     PCTR_OP_MAKE_LINK = 36,       /* s1 path, s2 what it points at */
@@ -109,6 +111,7 @@ enum pctr_op_code {
     PCTR_OP_PIVOT = 41,           /* the root becomes /, the old one is gone */
     PCTR_OP_TTY = 42,             /* arg fd of a socket that takes the master, n1 rows, n2 columns */
     PCTR_OP_ENTER = 43,           /* the root is the / of the joined mount namespace */
+    PCTR_OP_OPEN_TREE = 44,       /* s1 the host's file or directory, arg slot that holds a copy of it */
 
     /* The process. */
     PCTR_OP_FD = 60,              /* arg fd becomes descriptor n1 of the program */
@@ -129,7 +132,7 @@ enum pctr_op_code {
 enum pctr_op_flag {
     PCTR_OPF_OPTIONAL = 1,        /* a missing path (ENOENT, ENOTDIR) is success */
     PCTR_OPF_NO_SYMLINKS = 2,     /* the target may not lead through any link */
-    PCTR_OPF_RECURSIVE = 4,       /* BIND, READONLY: with the mounts below */
+    PCTR_OPF_RECURSIVE = 4,       /* OPEN_TREE, BIND, READONLY: with the mounts below */
     PCTR_OPF_CREATE = 8,          /* BIND, MOUNT: make the target where it is missing */
     PCTR_OPF_IGNORE = 16,         /* any failure is success */
 };

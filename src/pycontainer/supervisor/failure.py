@@ -35,6 +35,7 @@ _WORDS = {
     "ROOT": "opening root",
     "MOUNT": "mounting",
     "BIND": "bind mounting",
+    "OPEN_TREE": "bind mounting",
     "MAKE_DIR": "creating directory",
     "MAKE_FILE": "creating file",
     "MAKE_LINK": "creating link",

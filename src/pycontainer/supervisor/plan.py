@@ -123,9 +123,9 @@ class Ops:
     def apply_layer(self, fd: int, directory: str, *, flags: int, max_bytes: int, max_entries: int) -> None:
         self.add(
             OP["APPLY_LAYER"],
-            flags,
             arg=fd,
             s1=self.data.text(directory),
+            size=flags,
             n1=max_bytes,
             n2=max_entries,
         )
@@ -171,9 +171,19 @@ class Ops:
         text = self.data.text
         self.add(OP["MOUNT"], how, s1=text(target), s2=text(fstype), s3=text(data), n1=flags)
 
-    def bind(self, source: str, target: str, flags: int = 0, *, propagation: int = 0, how: int = 0) -> None:
-        text = self.data.text
-        self.add(OP["BIND"], how, s1=text(source), s2=text(target), n1=flags, n2=propagation)
+    def open_tree(self, slot: int, source: str, *, how: int = RECURSIVE) -> None:
+        self.add(OP["OPEN_TREE"], how, arg=slot, s1=self.data.text(source))
+
+    def bind(
+        self,
+        slot: int,
+        target: str,
+        flags: int = 0,
+        *,
+        propagation: int = 0,
+        how: int = RECURSIVE | CREATE,
+    ) -> None:
+        self.add(OP["BIND"], how, arg=slot, s1=self.data.text(target), n1=flags, n2=propagation)
 
     def make_dir(self, path: str, mode: int = 0o755, *, how: int = 0) -> None:
         self.add(OP["MAKE_DIR"], how, s1=self.data.text(path), n1=mode)
