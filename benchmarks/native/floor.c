@@ -176,18 +176,20 @@ leave_cgroups(void)
 static void
 make_root(void)
 {
-    char options[3 * PATH_MAX];
+    char upper[256], work[256], merged[256], options[PATH_MAX];
 
     must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "propagation");
     mount_on(want.scratch, "tmpfs", 0, "mode=700");
-    must(chdir(want.scratch), want.scratch);
-    must(mkdir("upper", 0755), "upper");
-    must(mkdir("work", 0755), "work");
-    must(mkdir("root", 0755), "root");
-    snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s/upper,workdir=%s/work,volatile",
-             want.lower, want.scratch, want.scratch);
-    mount_on("root", "overlay", 0, options);
-    set_root(".");
+    snprintf(upper, sizeof upper, "%s/upper", want.scratch);
+    snprintf(work, sizeof work, "%s/work", want.scratch);
+    snprintf(merged, sizeof merged, "%s/root", want.scratch);
+    must(mkdir(upper, 0755), upper);
+    must(mkdir(work, 0755), work);
+    must(mkdir(merged, 0755), merged);
+    snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s,workdir=%s,volatile", want.lower,
+             upper, work);
+    mount_on(merged, "overlay", 0, options);
+    set_root(merged);
 }
 
 static void
@@ -604,6 +606,9 @@ parse(int argc, char **argv)
         switch (option) {
         case 'l':
             want.lower = optarg;
+            break;
+        case 't':
+            want.scratch = optarg;
             break;
         case 'f':
             read_filter(optarg);
