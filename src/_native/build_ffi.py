@@ -109,7 +109,7 @@ def make_builder(here: Path = HERE) -> FFI:
         sources=[f"src/_native/{name}" for name in SOURCES if (here / name).exists()],
         depends=[str(path) for path in sorted(here.glob("*.h"))],
         include_dirs=[str(here)],
-        extra_compile_args=["-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wshadow"],
+        extra_compile_args=["-std=gnu11", "-fvisibility=hidden"],
     )
     return builder
 
