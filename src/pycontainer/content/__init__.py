@@ -1,1 +1,1 @@
-"""Blobs on disk: an OCI image layout with verified reads, verified writes and locks that die with their holder."""
+"""Blobs on disk: an OCI image layout, verified reads and writes, locks that die with their holder."""

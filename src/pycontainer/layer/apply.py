@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -28,7 +29,9 @@ class Measured:
     size: int
 
 
-def measure(chunks: Iterator[bytes], limits: Limits, deliver: Callable[[bytes], None] | None = None) -> Measured:
+def measure(
+    chunks: Iterator[bytes], limits: Limits, deliver: Callable[[bytes], None] | None = None
+) -> Measured:
     """Reads a tar stream to its end, handing each piece to `deliver`. UnsafeLayer beyond `limits`."""
     hashed, size = hashlib.sha256(), 0
     for chunk in chunks:
@@ -71,10 +74,9 @@ class _Feeder:
             self.reader, self._writer = os.pipe()
         except OSError as error:
             raise translate(error, "unpacking a layer", "through a pipe") from error
-        try:
+        # Refused where the user's share of pipe buffers is used up: slower, not wrong (pipe(7)).
+        with contextlib.suppress(PermissionError):
             fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _PIPE)
-        except PermissionError:
-            pass  # the user's share of pipe buffers is used up: slower, not wrong (pipe(7))
         self.failure: BaseException | None = None
         self._chunks = chunks
         self._limits = limits

@@ -23,6 +23,7 @@ _BLOCK = 512
 # tar(1) pads archives to whole records, and some readers expect it.
 _RECORD = 20 * _BLOCK
 _XATTR = "SCHILY.xattr."
+_TYPES = {stat.S_IFIFO: tarfile.FIFOTYPE, stat.S_IFCHR: tarfile.CHRTYPE, stat.S_IFBLK: tarfile.BLKTYPE}
 
 
 @attrs.frozen
@@ -96,11 +97,13 @@ class TreeReader:
             if not stat.S_ISREG(before.st_mode):
                 raise self._changed(path)
             key = (before.st_dev, before.st_ino)
-            if before.st_nlink > 1 and key in self._links:
-                yield self._header(path, before, tarfile.LNKTYPE, link=self._links[key])
-                return
-            self._links[key] = path
-            yield self._header(path, before, tarfile.REGTYPE, size=before.st_size, xattrs=self._xattrs(fd, path))
+            if before.st_nlink > 1:
+                first = self._links.setdefault(key, path)
+                if first is not path:
+                    yield self._header(path, before, tarfile.LNKTYPE, link=first)
+                    return
+            xattrs = self._xattrs(fd, path)
+            yield self._header(path, before, tarfile.REGTYPE, size=before.st_size, xattrs=xattrs)
             yield from self._content(fd, path, before.st_size)
             after = os.fstat(fd)
             if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
@@ -130,8 +133,7 @@ class TreeReader:
             except OSError as error:
                 raise self._unreadable(path, error) from error
             return self._header(path, status, tarfile.SYMTYPE, link=target)
-        types = {stat.S_IFIFO: tarfile.FIFOTYPE, stat.S_IFCHR: tarfile.CHRTYPE, stat.S_IFBLK: tarfile.BLKTYPE}
-        return self._header(path, status, types[kind])
+        return self._header(path, status, _TYPES[kind])
 
     def _header(
         self,
@@ -143,10 +145,12 @@ class TreeReader:
         link: bytes = b"",
         xattrs: dict[str, str] | None = None,
     ) -> bytes:
-        """The blocks before an entry's content: a ustar header, a pax one before it where that is too narrow."""
+        """The blocks before an entry's content: a ustar header, after a pax one where that is too narrow."""
         if path.rpartition(b"/")[2].startswith(b".wh."):
-            raise InvalidImage(f"{self._shown(path)}: in a layer, names that begin with .wh. delete other files")
-        mtime = int(status.st_mtime // 1) if self._clamp is None else min(int(status.st_mtime // 1), self._clamp)
+            raise InvalidImage(f"{self._shown(path)}: in a layer, a name with .wh. deletes another file")
+        mtime = status.st_mtime_ns // 10**9
+        if self._clamp is not None:
+            mtime = min(mtime, self._clamp)
         self.newest = mtime if self.newest is None else max(self.newest, mtime)
         entry = tarfile.TarInfo(_text(path))
         entry.type = kind
@@ -172,7 +176,7 @@ class TreeReader:
             raise self._unreadable(path, error) from error
         for name in names:
             if "=" in name:
-                raise InvalidImage(f"{self._shown(path)}: attribute {name!r}: a tar archive cannot hold a '='")
+                raise InvalidImage(f"{self._shown(path)}: attribute {name!r}: tar cannot hold the '='")
         return {_XATTR + name: _text(value) for name, value in sorted(zip(names, values, strict=True))}
 
     def _open(self, path: bytes, name: bytes, directory: int | None, flags: int) -> int:
@@ -198,7 +202,7 @@ class TreeReader:
         return os.path.join(self.root, os.fsdecode(path)) if path else self.root
 
     def _unreadable(self, path: bytes, error: OSError) -> ImageError:
-        if error.errno == errno.ENOENT:
+        if error.errno == errno.ENOENT and path:
             return ImageError(f"{self._shown(path)}: vanished while it was being read")
         name = errno.errorcode.get(error.errno or 0, str(error))
         return ImageError(f"{self._shown(path)}: cannot be read: {name}")
@@ -209,7 +213,9 @@ class TreeReader:
 
 def _travels(name: str) -> bool:
     # user.overlay.* is how overlay marks its own files where it runs without privileges.
-    return name == "security.capability" or (name.startswith("user.") and not name.startswith("user.overlay."))
+    if name.startswith("user."):
+        return not name.startswith("user.overlay.")
+    return name == "security.capability"
 
 
 def _text(raw: bytes) -> str:

@@ -51,6 +51,10 @@ class UnpackedLayers:
         """Where the layer's files are, or would be: a lower directory for overlay."""
         return os.path.join(self.root, chain.hex, "tree")
 
+    def exists(self, chain: Digest) -> bool:
+        """Whether the layer is unpacked."""
+        return os.path.isdir(self.tree(chain))
+
     def lease(self, chain: Digest) -> Lock:
         """A shared lock that keeps the layer, and all below it, from being pruned. Raises StoreError."""
         return self._lock(chain, shared=True)
@@ -70,11 +74,11 @@ class UnpackedLayers:
         """
         while True:
             lease = self.lease(chain)
-            if os.path.isdir(self.directory(chain)):
+            if self.exists(chain):
                 return lease
             lease.release()
             with self._lock(chain, shared=False):
-                if not os.path.isdir(self.directory(chain)):
+                if not self.exists(chain):
                     self._unpack(chain, LayerInfo(diff_id, parent, 0), stream, limits)
 
     def _unpack(
@@ -131,7 +135,10 @@ class UnpackedLayers:
         if lock is None:
             return None
         with lock:
-            size = self.info(chain).size
+            try:
+                size = self.info(chain).size
+            except StoreCorrupt:
+                size = 0  # damaged, and about to be gone: how large it was is all that is lost
             doomed = self.directory(chain) + ".old"
             with store_errors("removing", self.directory(chain)):
                 os.rename(self.directory(chain), doomed)

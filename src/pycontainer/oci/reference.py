@@ -74,6 +74,16 @@ class Reference:
         tag = self.tag if self.tag is not None or self.digest is not None else DEFAULT_TAG
         return Reference(repository, registry, tag, self.digest)
 
+    def familiar(self) -> str:
+        """The shortest text that means this complete reference; the tag is always said."""
+        text = str(self)
+        for prefix in (f"{DEFAULT_REGISTRY}/{DEFAULT_NAMESPACE}/", f"{DEFAULT_REGISTRY}/"):
+            short = text.removeprefix(prefix)
+            # "docker.io/localhost/x" must not become "localhost/x", which is somewhere else.
+            if short != text and Reference.parse(short).with_defaults() == self:
+                return short
+        return text
+
     def __str__(self) -> str:
         text = self.repository if self.registry is None else f"{self.registry}/{self.repository}"
         if self.tag is not None:

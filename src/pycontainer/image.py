@@ -1,0 +1,426 @@
+"""Images: what containers start from."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import os
+import re
+import threading
+from collections.abc import Mapping
+from typing import IO, TYPE_CHECKING, Any
+
+import attrs
+
+from pycontainer.content.locks import Lock
+from pycontainer.errors import ImageError, ImageNotFound, InvalidImage, InvalidOption, InvalidReference
+from pycontainer.oci._document import MAX_DOCUMENT
+from pycontainer.oci.config import History, ImageConfig, check_changes
+from pycontainer.oci.descriptor import Descriptor
+from pycontainer.oci.manifest import Manifest
+from pycontainer.oci.platform import Platform
+from pycontainer.oci.reference import Reference
+from pycontainer.oci.times import parse_time
+from pycontainer.store import HostRoot, LayeredRoot, RootFS, Store
+
+if TYPE_CHECKING:
+    import datetime
+
+    from pycontainer.container import Container
+
+    from pycontainer.completed import Completed
+    from pycontainer.store.assemble import Made
+    from pycontainer.store.catalog import Entry
+
+ConfigLike = ImageConfig | Mapping[str, Any]
+
+_HOST = "host"
+_ID = re.compile(r"(?:sha256:)?[0-9a-f]{12,64}")
+
+
+class Image:
+    """An image in a store. Made by the class methods; two are equal where they are the same image.
+
+    While an `Image` made here is alive, `Store.prune()` keeps its layers even if it has no name.
+    """
+
+    def __init__(self, store: Store, entry: Entry, made: Made | None = None) -> None:
+        self._store = store
+        self._entry = entry
+        self._lease: Lock | None = None
+        self._rootfs: RootFS | None = None
+        self._lock = threading.Lock()
+        if made is not None:
+            self._lease = made.lease
+            self.__dict__["_manifest"], self.__dict__["config"] = made.manifest, made.config
+
+    @staticmethod
+    def host() -> Image:
+        """This machine's own root file system, read-only; containers write to a layer of their own."""
+        return _host()
+
+    @classmethod
+    def scratch(cls, *, store: Store | None = None) -> Image:
+        """An image without any file, for this machine's platform. Raises StoreError."""
+        from pycontainer.store import assemble
+
+        store = store or Store.default()
+        empty = ImageConfig()
+        with store.writing():
+            made = assemble.enter(store, empty, (), None, None)
+        return cls(store, made.entry, made)
+
+    @classmethod
+    def from_directory(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        config: ConfigLike | None = None,
+        tag: str | None = None,
+        store: Store | None = None,
+    ) -> Image:
+        """An image of the files below `path`; the same tree always gives the same image.
+
+        The caller's own user and group become root; other owners keep their numbers. Times are
+        those of the files, at most SOURCE_DATE_EPOCH. Sockets are left out. Raises ImageError
+        naming a file that cannot be read or changed meanwhile, InvalidOption for `config`,
+        InvalidReference for `tag`, and StoreError.
+        """
+        from pycontainer.store import assemble
+
+        name, wanted = _complete(tag), _config(config)
+        store = store or Store.default()
+        made = assemble.from_directory(store, os.fspath(path), wanted, name)
+        return cls(store, made.entry, made)
+
+    @classmethod
+    def from_tar(
+        cls,
+        path_or_file: str | os.PathLike[str] | IO[bytes],
+        *,
+        config: ConfigLike | None = None,
+        tag: str | None = None,
+        store: Store | None = None,
+    ) -> Image:
+        """An image of the files in a tar archive, plain or compressed with gzip, zstd or xz.
+
+        A file object is read to its end and stays open. Raises InvalidImage and UnsafeLayer for a
+        bad archive, ImageError where it cannot be read, and otherwise as `from_directory`.
+        """
+        from pycontainer.store import assemble
+
+        name, wanted = _complete(tag), _config(config)
+        store = store or Store.default()
+        if not isinstance(path_or_file, (str, os.PathLike)):
+            shown = str(getattr(path_or_file, "name", "the archive"))
+            made = assemble.from_tar(store, path_or_file, shown, wanted, name)
+            return cls(store, made.entry, made)
+        path = os.fspath(path_or_file)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            made = assemble.from_tar(store, file, path, wanted, name)
+        return cls(store, made.entry, made)
+
+    @classmethod
+    def get(cls, ref: str, *, store: Store | None = None) -> Image:
+        """The local image of that name or ID (at least 12 hex digits of it); nothing is pulled.
+
+        Raises ImageNotFound, also where several IDs begin so, and InvalidReference.
+        """
+        if ref == _HOST:
+            return cls.host()
+        store = store or Store.default()
+        entry = _find(store, ref)
+        if entry is None:
+            raise ImageNotFound(f"no image {ref!r} in {store!r}")
+        return cls(store, entry)
+
+    @classmethod
+    def list(cls, *, store: Store | None = None) -> list[Image]:
+        """All images in the store, in the order of their digests. Raises StoreError."""
+        store = store or Store.default()
+        return [cls(store, entry) for entry in store.catalog.images()]
+
+    @property
+    def id(self) -> str:
+        """The image's ID: the digest of its config ("host" for the host image)."""
+        return self._entry.id
+
+    @property
+    def digest(self) -> str | None:
+        """The digest of its manifest (None for the host image)."""
+        return self._entry.manifest.digest
+
+    @property
+    def tags(self) -> builtins.list[str]:
+        """Its names in the store now, as short as they can be written, sorted. Raises StoreError."""
+        names = self._store.catalog.tags(self._entry.manifest.digest)
+        return sorted(Reference.parse(name).familiar() for name in names)
+
+    @functools.cached_property
+    def config(self) -> ImageConfig:
+        """What to run and how. Raises InvalidImage and StoreCorrupt."""
+        raw = self._store.layout.blobs.read(self._manifest.config.digest, limit=MAX_DOCUMENT)
+        return ImageConfig.parse(raw, what=f"config of image {self.id}")
+
+    @functools.cached_property
+    def _manifest(self) -> Manifest:
+        raw = self._store.layout.blobs.read(self._entry.manifest.digest, limit=MAX_DOCUMENT)
+        return Manifest.parse(raw, what=f"manifest of image {self.id}")
+
+    @property
+    def layers(self) -> tuple[Descriptor, ...]:
+        """The descriptors of its layers' blobs, lowest first."""
+        return self._manifest.layers
+
+    @property
+    def history(self) -> tuple[History, ...]:
+        """How it came to be, as far as its config says."""
+        return self.config.history
+
+    @property
+    def size(self) -> int:
+        """Bytes of its config and layers, as they are stored and would be transferred."""
+        return self._manifest.config.size + sum(layer.size for layer in self._manifest.layers)
+
+    @property
+    def platform(self) -> Platform:
+        """The system and CPU that it is made for."""
+        return self.config.platform
+
+    @property
+    def created(self) -> datetime.datetime | None:
+        """When it was made, as far as its config says."""
+        text = self.config.created
+        return None if text is None else parse_time(text, "created")
+
+    def tag(self, ref: str) -> None:
+        """Gives the image the name `ref`, taking it from another one. Raises ImageNotFound where it
+        was removed, InvalidReference and StoreError."""
+        name = _complete(ref)
+        assert name is not None
+        if not self._store.catalog.tag(name, self._entry.manifest.digest):
+            raise ImageNotFound(f"image {self.id} was removed")
+
+    def untag(self, ref: str) -> None:
+        """Takes the name `ref` away. Raises ImageNotFound where the image does not have it."""
+        name = _complete(ref)
+        assert name is not None
+        if not self._store.catalog.untag(name, self._entry.manifest.digest):
+            raise ImageNotFound(f"image {self.id} has no name {ref!r}")
+
+    def remove(self, force: bool = False) -> None:
+        """Removes the image from the store; containers that run from it keep their files until they end.
+
+        Raises ImageError where it has several names, unless `force` is true, and StoreError.
+        """
+        names = self.tags
+        if len(names) > 1 and not force:
+            raise ImageError(f"image {self.id} has several names, which force=True removes: {', '.join(names)}")
+        self._store.catalog.remove(self._entry.manifest.digest)
+        with self._lock:
+            self._rootfs = None
+            if self._lease is not None:
+                self._lease.release()
+                self._lease = None
+        self._store.collect_now()
+
+    def configure(self, **changes: Any) -> Image:
+        """A new image, without a name, of the same files with another config.
+
+        Takes the fields of `ImageConfig` that describe execution (`env, cmd, entrypoint, user, cwd,
+        labels, ports, volumes, stop_signal, healthcheck, author, created`). `env` and `labels` are
+        added to what is there; None as a value removes. Raises InvalidOption naming a bad one.
+        """
+        from pycontainer.store import assemble
+
+        config = _changed(self.config, changes)
+        made = assemble.reconfigured(self._store, self._manifest, config, None)
+        return Image(self._store, made.entry, made)
+
+    def rootfs(self) -> RootFS:
+        """What a container's root is made of; unpacked first where that was not done yet.
+
+        Raises what unpacking raises, StoreCorrupt where content is damaged or was removed.
+        """
+        # Read without the lock: every start comes through here.
+        found = self._rootfs
+        if found is None:
+            with self._lock:
+                found = self._rootfs = self._rootfs or self._unpack()
+        return found
+
+    def _unpack(self) -> RootFS:
+        from pycontainer.layer.unpacked import chain_ids
+        from pycontainer.store import assemble
+
+        lease = assemble.unpack(self._store, self._manifest, self.config)
+        chains = chain_ids(self.config.diff_ids)
+        lower = tuple(self._store.layers.tree(chain) for chain in reversed(chains))
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+        return LayeredRoot(lower or (self._store.empty_tree(),), self._store, lease)
+
+    def run(self, args: Any = None, **options: Any) -> Completed:
+        """Runs a program in a new container and waits for it; see `pycontainer.run`."""
+        from pycontainer.run import run
+
+        return run(self, args, **options)
+
+    def create(self, args: Any = None, **options: Any) -> Container:
+        """Makes a container without starting it; see `pycontainer.create`."""
+        from pycontainer.run import create
+
+        return create(self, args, **options)
+
+    def start(self, args: Any = None, **options: Any) -> Container:
+        """Starts a program in a new container; see `pycontainer.start`."""
+        from pycontainer.run import start
+
+        return start(self, args, **options)
+
+    def __repr__(self) -> str:
+        return f"<Image {self.id[:19]} {self._entry.manifest.digest[:19]}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Image):
+            return NotImplemented
+        return (self.id, self.digest) == (other.id, other.digest)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.digest))
+
+
+class _HostImage(Image):
+    """The host's root file system: in no store, so it has no digest, layers or names."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        self.__dict__["config"] = config
+        self._rootfs = HostRoot()
+
+    @property
+    def id(self) -> str:
+        return _HOST
+
+    @property
+    def digest(self) -> str | None:
+        return None
+
+    @property
+    def tags(self) -> builtins.list[str]:
+        return []
+
+    @property
+    def layers(self) -> tuple[Descriptor, ...]:
+        return ()
+
+    @property
+    def size(self) -> int:
+        return 0
+
+    def tag(self, ref: str) -> None:
+        raise ImageError(f"the host image cannot be named {ref!r}: it is in no store")
+
+    def untag(self, ref: str) -> None:
+        raise ImageNotFound(f"the host image has no name {ref!r}")
+
+    def remove(self, force: bool = False) -> None:
+        raise ImageError("the host image cannot be removed: it is in no store")
+
+    def configure(self, **changes: Any) -> Image:
+        return _HostImage(_changed(self.config, changes))
+
+    def rootfs(self) -> RootFS:
+        assert self._rootfs is not None
+        return self._rootfs
+
+    def __repr__(self) -> str:
+        return "<Image host>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _HostImage) and self.config == other.config
+
+    def __hash__(self) -> int:
+        return hash(_HOST)
+
+
+@functools.cache
+def _host() -> Image:
+    """One for the whole process, with the environment that a program needs to be found and to speak."""
+    default = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    env = {"PATH": os.environ.get("PATH") or default}
+    for name in sorted(os.environ):
+        if name == "LANG" or name.startswith("LC_"):
+            env[name] = os.environ[name]
+    platform = Platform.host()
+    config = ImageConfig(
+        architecture=platform.architecture,
+        variant=platform.variant,
+        env=env,
+        cmd=(os.environ.get("SHELL") or "/bin/sh",),
+    )
+    return _HostImage(config)
+
+
+def _find(store: Store, ref: str) -> Entry | None:
+    """A name wins over an ID that looks like one."""
+    catalog = store.catalog
+    is_id = isinstance(ref, str) and _ID.fullmatch(ref) is not None
+    try:
+        reference = Reference.complete(ref)
+    except InvalidReference:
+        if not is_id:
+            raise
+    else:
+        if reference.digest is not None:
+            return catalog.by_manifest(reference.digest)
+        entry = catalog.by_tag(str(reference))
+        if entry is not None or not is_id:
+            return entry
+    found = catalog.by_id("sha256:" + ref.removeprefix("sha256:"))
+    if len({entry.id for entry in found}) > 1:
+        raise ImageNotFound(f"{ref!r} is the beginning of several image IDs in {store!r}")
+    return found[0] if found else None
+
+
+def _complete(ref: str | None) -> str | None:
+    """A name to be given, written out; InvalidReference where it cannot be one."""
+    if ref is None:
+        return None
+    if ref == _HOST:
+        raise InvalidReference("'host' always means this machine's own root file system")
+    reference = Reference.complete(ref)
+    if reference.digest is not None:
+        raise InvalidReference(f"{ref!r}: a name that is given to an image has no digest")
+    return str(reference)
+
+
+def _config(config: ConfigLike | None) -> ImageConfig:
+    try:
+        return ImageConfig.of(config)
+    except InvalidImage as error:
+        raise InvalidOption(str(error)) from None
+
+
+def _changed(config: ImageConfig, changes: Mapping[str, Any]) -> ImageConfig:
+    try:
+        values = check_changes(_merged(config, changes), what="configure")
+    except InvalidImage as error:
+        raise InvalidOption(str(error)) from None
+    step = History(created=config.created, created_by="pycontainer: configure", empty_layer=True)
+    return attrs.evolve(config, **values, history=(*config.history, step))
+
+
+def _merged(config: ImageConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` with env and labels added to what the config has; a value of None removes a name."""
+    merged = dict(changes)
+    for key in ("env", "labels"):
+        added = changes.get(key)
+        if isinstance(added, Mapping):
+            both = {**getattr(config, key), **added}
+            merged[key] = {name: value for name, value in both.items() if value is not None}
+    return merged

@@ -1,0 +1,170 @@
+"""Making images: layer streams into blobs, unpacked layers and an entry in the catalog."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import IO
+
+import attrs
+
+from pycontainer.content.blobs import CHUNK, BlobWriter
+from pycontainer.content.locks import Lock
+from pycontainer.errors import ImageError, ImageNotFound, InvalidImage
+from pycontainer.layer.apply import measure
+from pycontainer.layer.compression import Format, decompress, peek
+from pycontainer.layer.diff import Ownership, TreeReader
+from pycontainer.layer.unpacked import chain_ids
+from pycontainer.oci import media_types
+from pycontainer.oci.config import History, ImageConfig
+from pycontainer.oci.descriptor import Descriptor
+from pycontainer.oci.digest import Digest
+from pycontainer.oci.manifest import Manifest
+from pycontainer.oci.times import format_time, source_date_epoch
+from pycontainer.store.catalog import Entry
+from pycontainer.store.store import Store
+
+# How a layer's blob may be stored; what comes in another format is stored uncompressed.
+_MEDIA_TYPES: dict[Format, str] = {
+    "none": media_types.OCI_LAYER,
+    "gzip": media_types.OCI_LAYER_GZIP,
+    "zstd": media_types.OCI_LAYER_ZSTD,
+}
+
+
+@attrs.frozen
+class Made:
+    """A new image, and the lease that keeps its layers while it has no name yet."""
+
+    entry: Entry
+    manifest: Manifest
+    config: ImageConfig
+    lease: Lock | None
+
+
+def from_directory(store: Store, path: str, config: ImageConfig, tag: str | None) -> Made:
+    """An image with one layer, the tree below `path`.
+
+    Raises ImageError naming a file that cannot be read, and what unpacking and the store raise.
+    """
+    tree = TreeReader(path, ownership=Ownership.of_caller(), clamp=source_date_epoch(os.environ))
+    with store.layout.blobs.writer() as blob:
+        for chunk in tree.chunks():
+            blob.write(chunk)
+        diff_id = blob.finish()
+        created = None if tree.newest is None else format_time(tree.newest)
+        return _one_layer(store, blob, "none", diff_id, _described(config, created, "directory"), tag)
+
+
+def from_tar(store: Store, file: IO[bytes], name: str, config: ImageConfig, tag: str | None) -> Made:
+    """An image with one layer, the archive `file`, compressed or not; `name` is for messages.
+
+    Raises InvalidImage and UnsafeLayer for a bad archive, and what the store raises.
+    """
+    form, raw = peek(_chunks(file, name))
+    with store.layout.blobs.writer() as blob:
+        if form in _MEDIA_TYPES:
+            measured = measure(decompress(_copied(raw, blob), form), store.limits)
+        else:
+            measured = measure(decompress(raw, form), store.limits, blob.write)
+            form = "none"
+        if not measured.size:
+            raise InvalidImage(f"{name}: is empty")
+        epoch = source_date_epoch(os.environ)
+        created = None if epoch is None else format_time(epoch)
+        return _one_layer(store, blob, form, measured.diff_id, _described(config, created, "tar"), tag)
+
+
+def reconfigured(store: Store, manifest: Manifest, config: ImageConfig, tag: str | None) -> Made:
+    """The image `manifest` with another config. Raises ImageNotFound where it was removed meanwhile."""
+    lease = None
+    if config.diff_ids:
+        lease = store.layers.lease(chain_ids(config.diff_ids)[-1])
+    with store.writing():
+        for layer in manifest.layers:
+            if store.layout.blobs.size(layer.digest) is None:
+                raise ImageNotFound(f"image {manifest.config.digest}: its layers were removed")
+        return enter(store, config, manifest.layers, tag, lease)
+
+
+def unpack(store: Store, manifest: Manifest, config: ImageConfig) -> Lock | None:
+    """Makes sure that an image's layers are unpacked; their lease, None where it has none.
+
+    Raises InvalidImage where manifest and config disagree, StoreCorrupt where a blob is damaged.
+    """
+    if len(manifest.layers) != len(config.diff_ids):
+        counts = f"{len(manifest.layers)} layers in the manifest, {len(config.diff_ids)} in the config"
+        raise InvalidImage(f"image {manifest.config.digest}: {counts}")
+    lease: Lock | None = None
+    parent: Digest | None = None
+    for chain, diff_id, layer in zip(
+        chain_ids(config.diff_ids), config.diff_ids, manifest.layers, strict=True
+    ):
+
+        def stream(layer: Descriptor = layer) -> Iterator[bytes]:
+            form, chunks = peek(store.layout.blobs.chunks(layer.digest, size=layer.size))
+            return decompress(chunks, form)
+
+        upper = store.layers.ensure(chain, parent, diff_id, stream, store.limits)
+        # Only the topmost lease is kept; until that is held, each keeps the ones below.
+        if lease is not None:
+            lease.release()
+        lease, parent = upper, chain
+    return lease
+
+
+def _one_layer(
+    store: Store, blob: BlobWriter, form: Format, diff_id: Digest, config: ImageConfig, tag: str | None
+) -> Made:
+    """The image of one layer, which proves by being unpacked that it is one before it is kept."""
+    digest = blob.digest or blob.finish()
+    lease = store.layers.ensure(
+        diff_id, None, diff_id, lambda: decompress(blob.chunks(), form), store.limits
+    )
+    layer = Descriptor(_MEDIA_TYPES[form], digest, blob.size)
+    with store.writing():
+        blob.commit()
+        return enter(store, attrs.evolve(config, diff_ids=(diff_id,)), (layer,), tag, lease)
+
+
+def enter(
+    store: Store, config: ImageConfig, layers: tuple[Descriptor, ...], tag: str | None, lease: Lock | None
+) -> Made:
+    """Writes config and manifest and enters the image; the caller is `writing`."""
+    raw = config.raw
+    # Parsed from its own bytes, so that nothing is stored that would be refused when it is read.
+    config = ImageConfig.parse(raw)
+    blobs = store.layout.blobs
+    manifest = Manifest.make(Descriptor(media_types.OCI_CONFIG, blobs.put(raw), len(raw)), layers)
+    blobs.put(manifest.raw)
+    entry = Entry(manifest.descriptor, manifest.config.digest)
+    content = [entry.manifest.digest, entry.id, *(layer.digest for layer in layers)]
+    store.catalog.add(entry, content, chain_ids(config.diff_ids), tag)
+    return Made(entry, manifest, config, lease)
+
+
+def _described(config: ImageConfig, created: str | None, source: str) -> ImageConfig:
+    """A config for a new layer: times that depend on the content alone, and where it came from."""
+    created = config.created or created
+    step = History(created=created, created_by=f"pycontainer: from {source}")
+    return attrs.evolve(config, created=created, diff_ids=(), history=(step,))
+
+
+def _copied(chunks: Iterator[bytes], blob: BlobWriter) -> Iterator[bytes]:
+    for chunk in chunks:
+        blob.write(chunk)
+        yield chunk
+
+
+def _chunks(file: IO[bytes], name: str) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = file.read(CHUNK)
+        except OSError as error:
+            raise ImageError(f"{name}: cannot be read: {os.strerror(error.errno or 0)}") from error
+        if not isinstance(chunk, (bytes, bytearray)):
+            raise InvalidImage(f"{name}: must be opened in binary mode")
+        if not chunk:
+            return
+        yield bytes(chunk)
+

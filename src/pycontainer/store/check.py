@@ -1,0 +1,102 @@
+"""Verifying a whole store: every blob hashed again, every reference followed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+
+from pycontainer.errors import InvalidImage, StoreCorrupt
+from pycontainer.layer.unpacked import UnpackedLayers
+from pycontainer.oci._document import MAX_DOCUMENT
+from pycontainer.oci.config import ImageConfig
+from pycontainer.oci.digest import Digest
+from pycontainer.oci.manifest import Manifest
+
+if TYPE_CHECKING:
+    from pycontainer.store.catalog import Entry
+    from pycontainer.store.store import Store
+
+
+@attrs.frozen
+class Problem:
+    """Something in a store that is not as it should be: `kind` ("layout", "blob", "image" or "layer"),
+    `name` (a path or digest) and `message`."""
+
+    kind: str
+    name: str
+    message: str
+
+
+def check(store: Store) -> Iterator[Problem]:
+    """All problems of `store`; content that nothing refers to is none."""
+    yield from _layout(store)
+    for path, digest in store.layout.blobs.names():
+        if digest is None:
+            yield Problem("blob", path, "its name is no digest")
+        else:
+            yield from _blob(store, digest)
+    for entry in store.catalog.images():
+        yield from _image(store, entry)
+    for chain in store.layers.chains():
+        yield from _layer(store.layers, chain)
+
+
+def _layout(store: Store) -> Iterator[Problem]:
+    try:
+        store.layout.check_marker()
+        store.layout.read_index()
+    except StoreCorrupt as error:
+        yield Problem("layout", store.path, str(error))
+        return
+    if not store.catalog.in_step():
+        yield Problem("layout", store.path, "index.json does not list the images that there are")
+
+
+def _blob(store: Store, digest: Digest) -> Iterator[Problem]:
+    try:
+        for _ in store.layout.blobs.chunks(digest):
+            pass
+    except StoreCorrupt as error:
+        yield Problem("blob", digest, str(error))
+
+
+def _image(store: Store, entry: Entry) -> Iterator[Problem]:
+    name = entry.manifest.digest
+    blobs = store.layout.blobs
+    for digest in sorted(store.catalog.content(name)):
+        if blobs.size(digest) is None:
+            yield Problem("image", name, f"its blob {digest} is missing")
+    try:
+        manifest = Manifest.parse(blobs.read(name, limit=MAX_DOCUMENT))
+        config = ImageConfig.parse(blobs.read(manifest.config.digest, limit=MAX_DOCUMENT))
+    except (InvalidImage, StoreCorrupt) as error:
+        yield Problem("image", name, str(error))
+        return
+    if manifest.config.digest != entry.id:
+        yield Problem("image", name, f"its config is {manifest.config.digest}, not {entry.id}")
+    if len(config.diff_ids) != len(manifest.layers):
+        yield Problem("image", name, f"{len(manifest.layers)} layers and {len(config.diff_ids)} diff_ids")
+    for layer in manifest.layers:
+        size = blobs.size(layer.digest)
+        if size is not None and size != layer.size:
+            yield Problem("image", name, f"its layer {layer.digest} has {size} bytes, not {layer.size}")
+
+
+def _layer(layers: UnpackedLayers, chain: Digest) -> Iterator[Problem]:
+    try:
+        info = layers.info(chain)
+    except StoreCorrupt as error:
+        yield Problem("layer", chain, str(error))
+        return
+    if info.parent is None:
+        expected = info.diff_id
+    else:
+        expected = Digest.of(f"{info.parent} {info.diff_id}".encode())
+        if not layers.exists(info.parent):
+            yield Problem("layer", chain, f"the layer below, {info.parent}, is missing")
+    if expected != chain:
+        yield Problem("layer", chain, f"it is {expected} and lies under another's name")
+    if not layers.exists(chain):
+        yield Problem("layer", chain, "its files are missing")

@@ -1,0 +1,113 @@
+"""Directories that belong to somebody alive: containers, and the supervisors that own them.
+
+The lock is on the directory itself, so there is no file to make beside it, and no moment in which
+a directory without its lock file has to be explained.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import attrs
+
+from pycontainer.content.failures import store_errors
+from pycontainer.content.locks import Lock, try_lock
+
+
+def claim(parent: str) -> Lock:
+    """Makes a directory with a fresh random name in `parent` and locks it. Raises NoSpace and StoreError."""
+    while True:
+        path = os.path.join(parent, os.urandom(16).hex())
+        with store_errors("making", path):
+            os.mkdir(path, 0o700)
+            # Until the lock is held a sweep may take the directory for a dead process's.
+            lock = try_lock(path)
+        if lock is not None:
+            return lock
+
+
+def abandoned(parent: str) -> list[Lock]:
+    """The directories in `parent` whose owner is dead, locked, so that only one process deals with each."""
+    with store_errors("listing", parent):
+        names = sorted(os.listdir(parent))
+        locks = [try_lock(os.path.join(parent, name)) for name in names]
+    return [lock for lock in locks if lock is not None]
+
+
+@attrs.frozen
+class ContainerDir:
+    """A container's own directory: `upper` and `work` for overlay. It is the caller's until `close`.
+
+    `fd` holds the lock that says the container is alive: a copy handed to the supervisor keeps it
+    held. What is in the directory is removed by the supervisor, or by the next process that opens
+    the store and finds the lock free.
+    """
+
+    id: str
+    path: str
+    upper: str
+    work: str
+    _lock: Lock = attrs.field(repr=False)
+
+    @classmethod
+    def make(cls, parent: str) -> ContainerDir:
+        """Raises NoSpace and StoreError."""
+        lock = claim(parent)
+        path = lock.path
+        upper, work = path + "/upper", path + "/work"
+        with store_errors("making", path):
+            os.mkdir(upper, 0o755)
+            os.mkdir(work, 0o700)
+        return cls(path[-32:], path, upper, work, lock)
+
+    @property
+    def fd(self) -> int:
+        return self._lock.fd
+
+    def close(self) -> None:
+        """Gives the lock up, also where the supervisor has a copy of `fd`; twice does no harm."""
+        self._lock.release()
+
+
+@attrs.frozen
+class Owner:
+    """A supervisor's mark in the store: `id` goes into the names of what it makes outside (cgroups).
+
+    `fd` is closed on exec. Give the supervisor a copy and then call `hand_over`: from there on the
+    mark lives exactly as long as the supervisor, whatever happens to this process and its children.
+    """
+
+    id: str
+    path: str
+    _lock: Lock = attrs.field(repr=False)
+
+    @property
+    def fd(self) -> int:
+        return self._lock.fd
+
+    def hand_over(self) -> None:
+        """Closes this process's descriptor without giving the lock up for the supervisor's copy."""
+        os.close(self._lock.detach())
+
+
+@attrs.frozen
+class DeadOwner:
+    """A supervisor that is gone; its lock is held here, so that nobody else tidies up after it."""
+
+    id: str
+    path: str
+    _lock: Lock = attrs.field(repr=False)
+
+    def forget(self) -> None:
+        """Removes the mark, once everything that bears its `id` is gone. Raises StoreError."""
+        with store_errors("removing", self.path):
+            os.rmdir(self.path)
+        self._lock.release()
+
+
+def sweep_containers(parent: str, remove_tree: Callable[[str], None]) -> None:
+    """Removes the directories of containers that nobody holds. Raises StoreError."""
+    for lock in abandoned(parent):
+        with lock:
+            remove_tree(lock.path)

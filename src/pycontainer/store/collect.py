@@ -1,0 +1,55 @@
+"""Removing what nothing refers to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pycontainer.errors import StoreCorrupt
+from pycontainer.oci.digest import Digest
+
+if TYPE_CHECKING:
+    from pycontainer.store.store import Store
+
+
+def drop_untagged(store: Store) -> None:
+    """Forgets the images that have no name and that nobody is using."""
+    for entry in store.catalog.untagged():
+        chains = store.catalog.chains(entry.manifest.digest)
+        # An image's lease is on its top layer; one shared with another image in use errs on the safe side.
+        if not any(store.layers.in_use(chain) for chain in chains):
+            store.catalog.remove(entry.manifest.digest)
+
+
+def collect(store: Store) -> int:
+    """Removes layers and blobs that no image refers to; the bytes that came free.
+
+    The caller holds the store's exclusive lock, so nobody is between writing content and entering
+    the image that refers to it.
+    """
+    freed = 0
+    live = _live_chains(store)
+    for chain in store.layers.chains():
+        if chain not in live:
+            freed += store.layers.remove(chain) or 0
+    wanted = store.catalog.content()
+    for _, digest in list(store.layout.blobs.names()):
+        if digest is not None and digest not in wanted:
+            freed += store.layout.blobs.delete(digest)
+    store.layers.sweep_locks()
+    return freed
+
+
+def _live_chains(store: Store) -> set[Digest]:
+    """The chains of all images, and those in use with everything below them."""
+    live = store.catalog.chains()
+    for chain in store.layers.chains():
+        if chain in live or not store.layers.in_use(chain):
+            continue
+        below: Digest | None = chain
+        while below is not None and below not in live:
+            live.add(below)
+            try:
+                below = store.layers.info(below).parent
+            except StoreCorrupt:
+                break
+    return live

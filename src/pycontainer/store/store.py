@@ -1,0 +1,196 @@
+"""The store: one directory, wired together.
+
+    oci-layout  index.json  blobs/      an OCI image layout, which other tools read in place
+    layers/<chain>/                     layers, unpacked once
+    containers/<id>/  hosts/<id>/       what somebody alive is using; see `claims`
+    staging/                            files in the making
+    catalog.db  gc.lock                 names and references; who writes and who prunes
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pycontainer.content.failures import store_errors
+from pycontainer.content.layout import Layout
+from pycontainer.content.locks import Lock, lock_file
+from pycontainer.content.staging import sweep
+from pycontainer.errors import StoreBusy, StoreError
+from pycontainer.layer.limits import Limits
+from pycontainer.layer.unpacked import UnpackedLayers
+from pycontainer.store.check import Problem, check
+from pycontainer.store.claims import ContainerDir, DeadOwner, Owner, abandoned, claim, sweep_containers
+
+if TYPE_CHECKING:
+    from pycontainer.store.catalog import Catalog
+
+_defaults: dict[str, Store] = {}
+_defaults_lock = threading.Lock()
+
+
+class Store:
+    """A directory of images and containers, safe between threads and processes.
+
+    Opening it makes what is missing and removes what dead processes left half-made. `path` is by
+    default PYCONTAINER_STORE, /var/lib/pycontainer for root, and pycontainer below XDG_DATA_HOME
+    (~/.local/share) for others. `limits` bound what one layer may unpack to. Raises StoreError.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, limits: Limits | None = None) -> None:
+        self.path = os.path.abspath(default_path() if path is None else os.fspath(path))
+        self.limits = limits or Limits()
+        self.layout = Layout(self.path)
+        self.layers = UnpackedLayers(os.path.join(self.path, "layers"))
+        self._containers = os.path.join(self.path, "containers")
+        self._hosts = os.path.join(self.path, "hosts")
+        self._catalog: Catalog | None = None
+        self._lock = threading.Lock()
+        self._make()
+        self.recover()
+
+    @staticmethod
+    def default() -> Store:
+        """The store that everything uses when it is given none. Raises StoreError."""
+        path = default_path()
+        store = _defaults.get(path)
+        if store is None:
+            with _defaults_lock:
+                store = _defaults.get(path) or Store(path)
+                _defaults[path] = store
+        return store
+
+    def __repr__(self) -> str:
+        return f"Store({self.path!r})"
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the database; the next use of the store opens it again."""
+        if self._catalog is not None:
+            self._catalog.close()
+
+    @property
+    def catalog(self) -> Catalog:
+        """Names and references. Opened on first use: running a container needs no database."""
+        if self._catalog is None:
+            from pycontainer.store.catalog import Catalog
+
+            with self._lock:
+                if self._catalog is None:
+                    self._catalog = Catalog(os.path.join(self.path, "catalog.db"), self.layout)
+        return self._catalog
+
+    def check(self) -> list[Problem]:
+        """Verifies all content and every reference; empty when all is well. Raises StoreError."""
+        with self.writing():
+            return list(check(self))
+
+    def prune(self, *, timeout: float = 60.0) -> int:
+        """Removes images without a name that nobody is using, and content that no image refers to.
+
+        Returns the bytes that came free. Raises StoreBusy when others write for longer than `timeout`
+        seconds, and StoreError.
+        """
+        from pycontainer.store.collect import collect, drop_untagged
+
+        self.recover()
+        with self._exclusive(timeout):
+            drop_untagged(self)
+            return collect(self)
+
+    def collect_now(self) -> None:
+        """Removes content that no image refers to, unless somebody is writing. Raises StoreError."""
+        from pycontainer.store.collect import collect
+
+        lock = self._gc_lock(shared=False, wait=False)
+        if lock is not None:
+            with lock:
+                collect(self)
+
+    def recover(self) -> None:
+        """Removes what processes left that died half-way; cheap where there is nothing. Raises StoreError."""
+        sweep(self.layout.staging)
+        self.layers.recover()
+        sweep_containers(self._containers, _remove_tree)
+
+    def new_container_dir(self) -> ContainerDir:
+        """A new container's own directory. Raises NoSpace and StoreError."""
+        return ContainerDir.make(self._containers)
+
+    def owner(self) -> Owner:
+        """A new supervisor's mark, held until the supervisor is gone. Raises NoSpace and StoreError."""
+        lock = claim(self._hosts)
+        return Owner(os.path.basename(lock.path), lock.path, lock)
+
+    def dead_owners(self) -> list[DeadOwner]:
+        """Supervisors that are gone without having been tidied up after. Raises StoreError."""
+        return [DeadOwner(os.path.basename(lock.path), lock.path, lock) for lock in abandoned(self._hosts)]
+
+    def empty_tree(self) -> str:
+        """An empty directory: overlay wants a lower one for an image without layers. Raises StoreError."""
+        path = os.path.join(self.path, "empty")
+        with store_errors("making", path):
+            os.makedirs(path, 0o755, exist_ok=True)
+        return path
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Held from before content is put into the store until an image refers to it: keeps prune away."""
+        lock = self._gc_lock(shared=True, wait=True)
+        assert lock is not None
+        with lock:
+            yield
+
+    def _gc_lock(self, *, shared: bool, wait: bool) -> Lock | None:
+        path = os.path.join(self.path, "gc.lock")
+        with store_errors("locking", path):
+            return lock_file(path, shared=shared, wait=wait)
+
+    @contextmanager
+    def _exclusive(self, timeout: float) -> Iterator[None]:
+        deadline = time.monotonic() + timeout
+        while (lock := self._gc_lock(shared=False, wait=False)) is None:
+            if time.monotonic() >= deadline:
+                raise StoreBusy(f"{self.path}: others were writing for {timeout:g} s")
+            time.sleep(0.01)
+        with lock:
+            yield
+
+    def _make(self) -> None:
+        with store_errors("opening the store", self.path):
+            # Layers hold set-id files of strangers: nobody else on this machine may reach them.
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            try:
+                os.mkdir(self.path, 0o700)
+            except FileExistsError:
+                owner = os.stat(self.path).st_uid
+                if owner != os.geteuid():
+                    raise StoreError(f"the store {self.path} belongs to user {owner}") from None
+            for name in (self.layers.root, self._containers, self._hosts):
+                os.makedirs(name, exist_ok=True)
+        self.layout.create()
+
+
+def default_path() -> str:
+    """Where the default store is."""
+    if path := os.environ.get("PYCONTAINER_STORE"):
+        return os.path.abspath(path)
+    if os.geteuid() == 0:
+        return "/var/lib/pycontainer"
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return os.path.join(data, "pycontainer")
+
+
+def _remove_tree(path: str) -> None:
+    from pycontainer.supervisor import files
+
+    files.remove_tree(path)
