@@ -20,6 +20,7 @@ LAYERS: dict[str, int] = {
     "completed": 0,
     "units": 0,
     "oci": 1,
+    "mounts": 1,
     "_sys": 1,
     "supervisor": 2,
     "content": 2,
@@ -37,7 +38,6 @@ LAYERS: dict[str, int] = {
     "run": 5,
     "options": 5,
     "option_values": 5,
-    "mounts": 5,
     "doctor": 5,
     "compat": 6,
     "cli": 6,
@@ -69,6 +69,18 @@ HEAVY = (
     "_cffi_backend",
 )
 """What `import pycontainer` must not load: each costs milliseconds, or is needed by few programs."""
+
+
+COSTLY: dict[str, tuple[str, ...]] = {
+    "requests": ("pycontainer.distribution",),
+    "urllib3": ("pycontainer.distribution",),
+    "ssl": ("pycontainer.distribution",),
+    "sqlite3": ("pycontainer.store.catalog",),
+    "zstandard": (),
+    "isal": (),
+    "asyncio": ("pycontainer.compat",),
+}
+"""Packages that take milliseconds to load, to the modules whose whole purpose they are."""
 
 
 class Import:
@@ -173,7 +185,9 @@ def test_exceptions_are_still_needed() -> None:
 def test_units_of_one_layer_do_not_import_each_other_in_circles() -> None:
     edges: dict[str, set[str]] = {}
     for found in all_imports():
-        if found.target.startswith("pycontainer.") and found.target != COMPILED and not found.typing_only:
+        excused = not found.at_module_level and (found.importer, found.target) in UPWARD
+        inside = found.target.startswith("pycontainer.") and found.target != COMPILED
+        if inside and not found.typing_only and not excused:
             edges.setdefault(unit(found.importer), set()).add(unit(found.target))
     assert circles(edges) == []
 
@@ -193,6 +207,19 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 def test_only_one_module_touches_the_compiled_one() -> None:
     assert {found.importer for found in all_imports() if found.target == COMPILED} <= {ONLY_IMPORTER}
+
+
+def test_costly_packages_are_imported_where_they_are_used() -> None:
+    """At module level only in modules that nobody needs for a run; everywhere else inside a function."""
+    loose = [
+        str(found)
+        for found in all_imports()
+        if found.target.startswith(tuple(COSTLY))
+        and found.at_module_level
+        and not found.typing_only
+        and not found.importer.startswith(tuple(COSTLY[found.target.split(".")[0]]))
+    ]
+    assert loose == []
 
 
 def test_the_rules_can_fail(tmp_path: Path) -> None:
@@ -242,6 +269,14 @@ def test_import_loads_few_modules() -> None:
     """The public names come lazily: the package alone is a handful of modules."""
     own = {name for name in loaded_by("import pycontainer") if name.startswith("pycontainer.")}
     assert len(own) <= 3, sorted(own)
+
+
+def test_a_run_needs_nothing_costly() -> None:
+    """Each public name that a run touches is loaded here; a registry or a catalogue is not among them."""
+    loaded = loaded_by(
+        "import pycontainer as pc; pc.run, pc.create, pc.start, pc.Image, pc.Container, pc.Store"
+    )
+    assert sorted(loaded & set(COSTLY)) == []
 
 
 def test_report_import_time(record_property: pytest.RecordProperty) -> None:
