@@ -311,3 +311,22 @@ def test_repr_is_one_line_without_secrets() -> None:
 def test_a_file_may_be_standard_input(tmp_path: Path) -> None:
     with (tmp_path / "f").open("wb") as file:
         assert Options(stdin=file).stdin is file
+
+
+def test_limits_for_a_control_group() -> None:
+    limits = Options().limits()
+    assert (limits.memory, limits.cpus, limits.pids, limits.io_max) == (None, None, 4096, None)
+    assert Options(pids=0).limits().pids == -1
+    assert Options(pids=7).limits().pids == 7
+    full = Options(
+        memory="64M",
+        memory_swap=-1,
+        cpus=0.5,
+        cpuset="0-1",
+        cpu_weight=50,
+        io_weight=200,
+        io_max={"8:0": {"rbps": "1M"}},
+    ).limits()
+    assert (full.memory, full.memory_swap, full.cpus) == (2**26, -1, 0.5)
+    assert (full.cpuset, full.cpu_weight, full.io_weight) == ("0-1", 50, 200)
+    assert full.io_max == {"8:0": {"rbps": 2**20}}

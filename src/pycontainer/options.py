@@ -150,9 +150,9 @@ class Options:
             cpus=self.cpus,
             cpuset=self.cpuset,
             cpu_weight=self.cpu_weight,
-            pids=pids if pids > 0 else None,
+            pids=pids if pids > 0 else -1,
             io_weight=self.io_weight,
-            io_max=self.io_max,
+            io_max={device: dict(rates) for device, rates in self.io_max} or None,
         )
 
     def __repr__(self) -> str:
