@@ -43,7 +43,7 @@ def header(
     checksum: bytes | None = None,
 ) -> bytes:
     """One header block, every field as raw bytes; `rest` is what stands from offset 345 on."""
-    length = size if isinstance(size, bytes) else octal(size, 12)
+    length = size if isinstance(size, bytes) else octal(size, 12) if size < 8**11 else base256(size, 12)
     fields = (name, 100), (mode, 8), (uid, 8), (gid, 8), (length, 12), (mtime, 12)
     head = b"".join(value.ljust(width, b"\0") for value, width in fields)
     tail = kind + link.ljust(100, b"\0") + magic.ljust(8, b"\0") + bytes(64) + devices.ljust(16, b"\0") + rest
@@ -126,7 +126,12 @@ def sparse_pax(name: bytes, areas: list[tuple[int, bytes]], real_size: int, vers
     count = ("GNU.sparse.numblocks", str(len(pairs)))
     if version == "0.1":
         listed = ",".join(number for pair in pairs for number in pair)
-        keys = [("GNU.sparse.size", str(real_size)), count, ("GNU.sparse.name", name), ("GNU.sparse.map", listed)]
+        keys = [
+            ("GNU.sparse.size", str(real_size)),
+            count,
+            ("GNU.sparse.name", name),
+            ("GNU.sparse.map", listed),
+        ]
         return extended(*keys) + entry(b"GNUSparseFile.0/x", stored)
     each = [
         (key, number)
@@ -136,7 +141,9 @@ def sparse_pax(name: bytes, areas: list[tuple[int, bytes]], real_size: int, vers
     return extended(("GNU.sparse.size", str(real_size)), count, *each) + entry(name, stored)
 
 
-def by_tarfile(members: Mapping[str, tuple[dict[str, Any], bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
+def by_tarfile(
+    members: Mapping[str, tuple[dict[str, Any], bytes]], format: int = tarfile.PAX_FORMAT
+) -> bytes:
     """An archive written by `tarfile`: name -> (attributes of TarInfo, data)."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=format) as tar:
@@ -157,7 +164,13 @@ def corpus() -> dict[str, bytes]:
     attributes = ("SCHILY.xattr.user.note", "n"), ("SCHILY.xattr.trusted.overlay.opaque", "y")
     numbers = ("mtime", "-1.5"), ("uid", "5"), ("gid", "6"), ("size", "3"), ("comment", "c")
     seeds = {
-        "kinds": (directory(b"d/"), entry(b"d/f", b"x"), symlink(b"l", b"/d"), entry(b"l/g"), hard_link(b"h", b"l/f")),
+        "kinds": (
+            directory(b"d/"),
+            entry(b"d/f", b"x"),
+            symlink(b"l", b"/d"),
+            entry(b"l/g"),
+            hard_link(b"h", b"l/f"),
+        ),
         "pax": (extended(("path", "p/q"), *numbers, *attributes), header(b"x") + padded(b"abc")),
         "links": (extended(("comment", "g"), kind=b"g"), extended(("linkpath", "../x")), symlink(b"s", b"t")),
         "long": (long_name(b"n" * 120), long_name(b"t" * 120, b"K"), symlink(b"n", b"t")),

@@ -80,12 +80,16 @@ fail(struct removal *removal, uint32_t levels, const char *what)
     return -1;
 }
 
-/* Gives the owner all rights on a directory that cannot be opened for lack of them. chmod(2) would follow a link, and
- * fchmod(2) refuses an O_PATH descriptor, so the way is the descriptor's name in /proc. */
+/* Gives the owner all rights on a directory that cannot be opened for lack of them, and on `dir_fd` that holds it, when
+ * that `is_inside` the tree. chmod(2) would follow a link, and fchmod(2) refuses an O_PATH descriptor, so the way is the
+ * descriptor's name in /proc. */
 static int
-open_up(int dir_fd, const char *name)
+open_up(int dir_fd, const char *name, bool is_inside)
 {
     char proc[64];
+    if (is_inside && fchmod(dir_fd, S_IRWXU) < 0) {
+        return -1;
+    }
     int fd = openat(dir_fd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) {
         return -1;
@@ -121,7 +125,7 @@ push(struct removal *removal, int dir_fd, const char *name)
 {
     int fd = pctr_open_dir_beneath(dir_fd, name);
     if (fd < 0 && errno == EACCES) {
-        if (open_up(dir_fd, name) < 0) {
+        if (open_up(dir_fd, name, removal->depth > 0) < 0) {
             errno = EACCES;
             return -1;
         }
@@ -180,8 +184,7 @@ move_up(struct removal *removal, struct level *level, const char *name)
         }
         if (errno == EACCES && !opened) {
             opened = true;
-            if (open_up(level->fd, name) < 0 || fchmod(level->fd, S_IRWXU) < 0
-                || fchmod(removal->levels[0].fd, S_IRWXU) < 0) {
+            if (open_up(level->fd, name, true) < 0 || fchmod(removal->levels[0].fd, S_IRWXU) < 0) {
                 errno = EACCES;
                 return -1;
             }
