@@ -315,7 +315,7 @@ def test_a_file_may_be_standard_input(tmp_path: Path) -> None:
 
 def test_limits_for_a_control_group() -> None:
     limits = Options().limits()
-    assert (limits.memory, limits.cpus, limits.pids, limits.io_max) == (None, None, 4096, None)
+    assert (limits.memory, limits.cpus, limits.pids, limits.io_max) == (None, None, 4096, ())
     assert Options(pids=0).limits().pids == -1
     assert Options(pids=7).limits().pids == 7
     full = Options(
@@ -329,4 +329,4 @@ def test_limits_for_a_control_group() -> None:
     ).limits()
     assert (full.memory, full.memory_swap, full.cpus) == (2**26, -1, 0.5)
     assert (full.cpuset, full.cpu_weight, full.io_weight) == ("0-1", 50, 200)
-    assert full.io_max == {"8:0": {"rbps": 2**20}}
+    assert full.io_max == (("8:0", (("rbps", 2**20),)),)

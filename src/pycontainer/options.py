@@ -152,7 +152,7 @@ class Options:
             cpu_weight=self.cpu_weight,
             pids=pids if pids > 0 else -1,
             io_weight=self.io_weight,
-            io_max={device: dict(rates) for device, rates in self.io_max} or None,
+            io_max=self.io_max,
         )
 
     def __repr__(self) -> str:

@@ -1,0 +1,87 @@
+"""`doctor()`: what this host allows, with a remedy for whatever it does not.
+
+Looks only at files of /proc, /etc and the store's file system; it starts nothing and changes
+nothing, so it is safe in a program with threads. The checks themselves are in `host_checks`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+
+import attrs
+
+
+@attrs.frozen
+class Check:
+    """One fact about this host.
+
+    `ok` says whether it is as containers want it, `detail` what was found, `remedy` what would
+    help (None where `ok`). Without a `needed` one, containers run, but not with every option.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str | None = None
+    needed: bool = True
+
+    @property
+    def mark(self) -> str:
+        """`ok`, `no` for something that only some options need, `NO` for something all need."""
+        if self.ok:
+            return "ok"
+        return "NO" if self.needed else "no"
+
+
+@attrs.frozen(repr=False)
+class Report:
+    """What `doctor()` found. `str()` is a table; a notebook shows it as one, too."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether containers can run here: everything that is needed is there."""
+        return all(check.ok for check in self.checks if check.needed)
+
+    @property
+    def summary(self) -> str:
+        missing = [check.name for check in self.checks if not check.ok]
+        if not self.ok:
+            names = ", ".join(check.name for check in self.checks if check.needed and not check.ok)
+            return f"containers cannot run here yet: {names}"
+        return "containers run here" + (f"; not available: {', '.join(missing)}" if missing else "")
+
+    def __str__(self) -> str:
+        width = max((len(check.name) for check in self.checks), default=0)
+        lines = []
+        for check in self.checks:
+            lines.append(f"{check.mark}  {check.name:<{width}}  {check.detail}".rstrip())
+            if check.remedy:
+                lines.append(f"{'':{width + 6}}-> {check.remedy}")
+        return "\n".join([*lines, "", self.summary])
+
+    def __repr__(self) -> str:
+        good = sum(check.ok for check in self.checks)
+        return f"Report(ok={self.ok}, {good} of {len(self.checks)} checks good)"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for check in self.checks:
+            detail = html.escape(check.detail)
+            if check.remedy:
+                detail += f"<br>&rarr; {html.escape(check.remedy)}"
+            rows.append(f"<tr><td>{check.mark}</td><td>{html.escape(check.name)}</td><td>{detail}</td></tr>")
+        return f"<table>{''.join(rows)}</table><p>{html.escape(self.summary)}</p>"
+
+
+def doctor(*, probe: Callable[[], str | None] | None = None) -> Report:
+    """What this host allows: kernel, namespaces, overlay, control groups, identities, seccomp, store.
+
+    `probe` tries a user namespace for real and returns None, or what went wrong; without one the
+    answer for user namespaces rests on the host's settings alone.
+    """
+    from pycontainer.host_checks import HostView, run_checks
+
+    return Report(tuple(run_checks(HostView(), probe)))

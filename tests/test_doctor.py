@@ -1,0 +1,229 @@
+"""doctor(): true on this host, and with a remedy for each ability that another host lacks."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pycontainer import host_checks
+from pycontainer.doctor import Check, Report, doctor
+from pycontainer.host_checks import HostView, run_checks
+
+STATUS = "Name:\tpython\nCapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff\nNoNewPrivs:\t0\nSeccomp:\t0\n"
+GOOD = {
+    "proc/self/status": STATUS,
+    "proc/self/mountinfo": "22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n",
+    "proc/self/uid_map": "0 0 4294967295\n",
+    "proc/filesystems": "nodev\tproc\nnodev\toverlay\n\text4\n",
+    "proc/sys/kernel/seccomp/actions_avail": "kill_process kill_thread trap errno trace log allow\n",
+    "proc/sys/vm/memfd_noexec": "0\n",
+    "proc/key-users": "    0:     9 8/8 3/1000000 40/25000000\n 1000:     4 4/4 12/200 40/20000\n",
+    "etc/passwd": "root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\n",
+    "etc/subuid": "me:100000:65536\n",
+    "etc/subgid": "1000:100000:65536\n",
+    **{f"proc/sys/user/max_{name}_namespaces": "15000\n" for name in host_checks.NAMESPACES},
+    **{f"proc/self/ns/{name}": "" for name in host_checks.NAMESPACES},
+}
+
+Changes = dict[str, str | None]
+Look = Callable[..., dict[str, Check]]
+
+
+@pytest.fixture
+def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
+    """Checks on a host made of files; a change of None removes a file."""
+    store = tmp_path / "store"
+    store.mkdir()
+    monkeypatch.setenv("PYCONTAINER_STORE", str(store))
+    program = tmp_path / "program"
+    program.touch()
+    program.chmod(0o4755)
+
+    def checks(
+        uid: int = 0, changes: dict[str, str | None] | None = None, **view: object
+    ) -> dict[str, Check]:
+        for name, text in {**GOOD, **(changes or {})}.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            if text is not None:
+                path.write_text(text)
+        probe = view.pop("probe", None)
+        settings = {
+            "proc": str(tmp_path / "proc"),
+            "etc": str(tmp_path / "etc"),
+            "modules": str(tmp_path / "modules"),
+            "uid": uid,
+            "release": "6.1.0-18-amd64",
+            "machine": "x86_64",
+            "find_program": lambda name: str(program),
+            **view,
+        }
+        found = list(run_checks(HostView(**settings), probe))  # type: ignore[arg-type]
+        for check in found:
+            assert check.ok == (check.remedy is None) or check.name.startswith("limits"), check
+            assert check.detail
+        names = [check.name for check in found]
+        assert len(set(names)) == len(names)
+        return {check.name: check for check in found if not check.name.startswith("limits")}
+
+    return checks
+
+
+def bad(checks: dict[str, Check]) -> set[str]:
+    return {name for name, check in checks.items() if not check.ok} - {"control groups"}
+
+
+def test_this_host() -> None:
+    report = doctor()
+    by_name = {check.name: check for check in report.checks}
+    assert by_name["kernel"].detail == os.uname().release
+    assert by_name["namespace mnt"].ok
+    assert report.ok == all(check.ok for check in report.checks if check.needed)
+    text = str(report)
+    assert all(check.name in text for check in report.checks)
+    assert report.summary in text
+    assert repr(report).startswith("Report(ok=")
+    assert "\n" not in repr(report)
+
+
+def test_a_good_host(look: Look) -> None:
+    assert bad(look(0)) == set()
+    assert bad(look(1000)) == set()
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("overlay", {"proc/filesystems": "\text4\n"}, "modprobe overlay"),
+        ("namespace pid", {"proc/self/ns/pid": None}, "CONFIG_PID_NS"),
+        ("namespace mnt", {"proc/self/ns/mnt": None}, "CONFIG_NAMESPACES"),
+        ("namespace net", {"proc/sys/user/max_net_namespaces": "0\n"}, "user.max_net_namespaces="),
+        ("seccomp", {"proc/sys/kernel/seccomp/actions_avail": None}, "CONFIG_SECCOMP_FILTER"),
+        ("seccomp", {"proc/sys/kernel/seccomp/actions_avail": "allow errno"}, "CONFIG_SECCOMP_FILTER"),
+        ("memfd exec", {"proc/sys/vm/memfd_noexec": "2\n"}, "vm.memfd_noexec=0"),
+        (
+            "keys",
+            {"proc/key-users": " 0: 1 1/1 199/200 4/20000\n 1000: 1 1/1 199/200 4/20000\n"},
+            "kernel.keys.maxkeys=2000",
+        ),
+        (
+            "store's file system",
+            {"proc/self/mountinfo": "22 1 0:9 / / rw - overlay overlay rw\n"},
+            "PYCONTAINER_STORE",
+        ),
+        (
+            "store's file system",
+            {"proc/self/mountinfo": "22 1 0:9 / / ro,relatime - ext4 /dev/sda1 rw\n"},
+            "PYCONTAINER_STORE",
+        ),
+    ],
+)
+def test_what_is_missing_is_said(look: Look, uid: int, name: str, changes: Changes, words: str) -> None:
+    checks = look(uid, changes)
+    assert bad(checks) == {name}
+    assert words in (checks[name].remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        (
+            "user namespaces",
+            {"proc/sys/kernel/unprivileged_userns_clone": "0\n"},
+            "unprivileged_userns_clone=1",
+        ),
+        (
+            "user namespaces",
+            {"proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"},
+            "AppArmor",
+        ),
+        ("/etc/subuid", {"etc/subuid": "other:100000:65536\nme:x:y\n"}, "usermod --add-subuids"),
+        ("/etc/subgid", {"etc/subgid": None}, "usermod --add-subgids"),
+        (
+            "no_new_privs",
+            {"proc/self/status": STATUS.replace("NoNewPrivs:\t0", "NoNewPrivs:\t1")},
+            "NoNewPriv",
+        ),
+    ],
+)
+def test_what_an_ordinary_user_needs(look: Look, name: str, changes: Changes, words: str) -> None:
+    checks = look(1000, changes)
+    assert bad(checks) == {name}
+    assert words in (checks[name].remedy or "")
+    assert name not in bad(look(0, changes))
+
+
+def test_the_programs_that_map_identities(look: Look, tmp_path: Path) -> None:
+    assert bad(look(1000, find_program=lambda name: None)) == {"newuidmap", "newgidmap", "pasta"}
+    (tmp_path / "program").chmod(0o755)
+    checks = look(1000)
+    assert bad(checks) == {"newuidmap", "newgidmap"}
+    assert "setcap cap_setgid+ep" in (checks["newgidmap"].remedy or "")
+    assert not stat.S_ISUID & (tmp_path / "program").stat().st_mode
+
+
+def test_root_without_its_capabilities(look: Look) -> None:
+    # Bit 21 is SYS_ADMIN, bit 24 SYS_RESOURCE (linux/capability.h).
+    status = STATUS.replace("CapEff:\t000001ffffffffff", "CapEff:\t000001ffffdfffff")
+    checks = look(0, {"proc/self/status": status.replace("CapBnd:\t000001ff", "CapBnd:\t000001fe")})
+    assert checks["root's capabilities"].detail == "lacks SYS_ADMIN"
+    assert checks["root's capabilities"].needed
+    checks = look(0, {"proc/self/status": STATUS.replace("CapBnd:\t000001ffff", "CapBnd:\t000001fffe")})
+    assert checks["bounding set"].detail == "lacks SYS_RESOURCE"
+    assert not checks["bounding set"].needed
+    assert "root's capabilities" not in look(1000)
+
+
+def test_old_kernels_and_other_machines(look: Look) -> None:
+    checks = look(0, release="5.4.0-150-generic", machine="riscv64")
+    assert bad(checks) == {"kernel", "machine", "system calls"}
+    assert checks["system calls"].detail == "not in this kernel: openat2, close_range"
+    assert bad(look(0, release="5.11")) == set()
+    assert "kernel" in bad(look(0, release="strange"))
+
+
+def test_a_probe_is_believed(look: Look) -> None:
+    off = {"proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"}
+    assert look(1000, off, probe=lambda: None)["user namespaces"].ok
+    checks = look(1000, probe=lambda: "creating user namespace: EPERM")
+    assert checks["user namespaces"].detail == "creating user namespace: EPERM"
+    assert not checks["user namespaces"].ok
+
+
+def test_overlay_as_a_module(look: Look, tmp_path: Path) -> None:
+    module = tmp_path / "modules/6.1.0-18-amd64/kernel/fs/overlayfs/overlay.ko.xz"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    assert look(0, {"proc/filesystems": ""})["overlay"].ok
+
+
+def test_a_host_that_hides_everything(tmp_path: Path) -> None:
+    for uid in (0, 1000):
+        view = HostView(proc=str(tmp_path), etc=str(tmp_path), modules=str(tmp_path), uid=uid)
+        report = Report(tuple(run_checks(view)))
+        assert not report.ok
+        assert str(report)
+
+
+def test_the_report() -> None:
+    fine = Check("one", True, "a <b>")
+    optional = Check("two", False, "none", "do & it", needed=False)
+    needed = Check("three", False, "none", "run: it")
+    assert Report((fine,)).ok
+    assert Report((fine,)).summary == "containers run here"
+    assert Report((fine, optional)).ok
+    assert Report((fine, optional)).summary == "containers run here; not available: two"
+    report = Report((fine, optional, needed))
+    assert not report.ok
+    assert report.summary == "containers cannot run here yet: three"
+    assert str(report).splitlines()[:3] == ["ok  one    a <b>", "no  two    none", "           -> do & it"]
+    assert "NO  three  none" in str(report)
+    page = report._repr_html_()
+    assert "a &lt;b&gt;" in page
+    assert "do &amp; it" in page
