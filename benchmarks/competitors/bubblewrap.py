@@ -1,0 +1,44 @@
+"""bubblewrap: namespaces, mounts, capabilities and the same filter, but no limits and no init's duties."""
+
+from __future__ import annotations
+
+import os
+
+from benchmarks import seccomp_filter
+from benchmarks.competitors.base import CAPABILITIES, PROGRAM, Competitor, find_program, output_of, run_quietly
+
+
+class Bubblewrap(Competitor):
+    name = "bubblewrap"
+    does = "root bound read-only (no overlay), no cgroup, no limits, no masked paths"
+    roots = ("busybox", "host")
+
+    def set_up(self) -> str:
+        program = find_program("bwrap")
+        help_text = output_of([program, "--help"])
+        self._filter = os.open(seccomp_filter.write(self.place / "filter"), os.O_RDONLY)
+        self._command = [
+            program,
+            # Not --unshare-all: that adds a user namespace, which root's containers elsewhere here do not have.
+            *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup"),
+            *("--die-with-parent", "--new-session", "--clearenv", "--hostname", "bench"),
+            *self._root(overlay="--tmp-overlay" in help_text),
+            *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--mqueue", "/dev/mqueue"),
+            *("--ro-bind", "/sys", "/sys"),
+            *("--cap-drop", "ALL"),
+            *(word for name in CAPABILITIES for word in ("--cap-add", f"CAP_{name}")),
+            *("--seccomp", str(self._filter)),
+            PROGRAM,
+        ]
+        return output_of([program, "--version"]).split()[-1]
+
+    def _root(self, *, overlay: bool) -> list[str]:
+        directory = str(self.root.directory)
+        return (
+            ["--overlay-src", directory, "--tmp-overlay", "/"] if overlay else ["--ro-bind", directory, "/"]
+        )
+
+    def start(self) -> None:
+        # A memfd or file: bubblewrap reads it to its end, and the position is shared.
+        os.lseek(self._filter, 0, os.SEEK_SET)
+        run_quietly(self._command, pass_fds=[self._filter])

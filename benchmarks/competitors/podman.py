@@ -1,0 +1,68 @@
+"""podman's command line, as root, with crun where it is there; storage and configuration of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from benchmarks import hosts
+from benchmarks.competitors.base import (
+    MEMORY,
+    PIDS,
+    PROGRAM,
+    SLEEPER,
+    Competitor,
+    find_program,
+    output_of,
+    run_quietly,
+)
+
+
+class Podman(Competitor):
+    name = "podman"
+    does = "everything, and keeps a record of each container"
+    can_exec = True
+
+    def set_up(self) -> str:
+        program = find_program("podman")
+        hosts.hide_unified()
+        self._cgroups = hosts.engine_cgroups()
+        os.environ["CONTAINERS_CONF"] = self._write_configuration()
+        self._base = [
+            program,
+            *("--root", str(self.place / "storage"), "--runroot", str(self.place / "run")),
+            *("--tmpdir", str(self.place / "tmp"), "--storage-driver", "overlay"),
+        ]
+        output_of([*self._base, "import", str(self.root.tar), "bench:latest"])
+        self._options = [
+            *("--network", "none", "--memory", str(MEMORY), "--pids-limit", str(PIDS)),
+            *("--cgroup-parent", f"/{hosts.PARENT}", "--rm"),
+        ]
+        output_of([*self._base, "run", *self._options, "bench:latest", PROGRAM])
+        return output_of([program, "--version"]).split()[-1]
+
+    def _write_configuration(self) -> str:
+        limits = ", ".join(f'"{name}={soft}:{hard}"' for name, (soft, hard) in hosts.ulimits().items())
+        runtime = "crun" if shutil.which("crun") else "runc"
+        file = self.place / "containers.conf"
+        file.write_text(
+            f"[containers]\ndefault_ulimits = [{limits}]\n\n"
+            f'[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\nruntime = "{runtime}"\n'
+        )
+        return str(file)
+
+    def start(self) -> None:
+        run_quietly([*self._base, "run", *self._options, "bench:latest", PROGRAM])
+
+    def hold(self) -> str:
+        return output_of([*self._base, "run", *self._options, "--detach", "bench:latest", *SLEEPER]).strip()
+
+    def exec(self, held: str) -> None:
+        run_quietly([*self._base, "exec", held, PROGRAM])
+
+    def release(self, held: str) -> None:
+        output_of([*self._base, "rm", "--force", "--time", "0", held])
+
+    def close(self) -> None:
+        if hasattr(self, "_cgroups"):
+            hosts.remove_cgroups(hosts.engine_cgroups() - self._cgroups)

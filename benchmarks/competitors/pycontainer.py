@@ -1,0 +1,48 @@
+"""pycontainer, in this process."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from benchmarks.competitors.base import MEMORY, PIDS, PROGRAM, SLEEPER, Competitor
+from benchmarks.harness import Unavailable
+
+
+class Pycontainer(Competitor):
+    name = "pycontainer"
+    does = "everything"
+    roots = ("busybox", "host")
+    can_exec = True
+
+    def set_up(self) -> str:
+        os.environ["PYCONTAINER_STORE"] = str(self.place / "store")
+        try:
+            import pycontainer as pc
+
+            self._pc = pc
+            if self.root.name == "host":
+                self._image = pc.Image.host()
+            else:
+                self._image = pc.Image.from_directory(self.root.directory)
+        except (ImportError, AttributeError) as error:
+            raise Unavailable(f"pycontainer: {error}") from error
+        self._options: dict[str, Any] = {"memory": MEMORY, "pids": PIDS, "network": "none"}
+        self.start()
+        return str(pc.__version__)
+
+    def start(self) -> None:
+        done = self._pc.run(self._image, [PROGRAM], **self._options)
+        if done.returncode != 0:
+            raise Unavailable(f"pycontainer: {PROGRAM} ended with {done.returncode}")
+
+    def hold(self) -> Any:
+        return self._pc.start(self._image, list(SLEEPER), **self._options)
+
+    def exec(self, held: Any) -> None:
+        done = held.exec([PROGRAM])
+        if done.returncode != 0:
+            raise Unavailable(f"pycontainer: exec of {PROGRAM} ended with {done.returncode}")
+
+    def release(self, held: Any) -> None:
+        held.remove(force=True)

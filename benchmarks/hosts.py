@@ -1,0 +1,59 @@
+"""What engines need from this machine, prepared in the competitor's own mount namespace.
+
+Nothing here is seen outside it, and it ends with the competitor's process; only control groups are the
+machine's, and those that an engine leaves behind are removed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+PARENT = "pycontainer-bench"
+"""The control group that engines are told to work beneath."""
+
+_LEFT_BEHIND = (PARENT, "libpod_parent", "docker")
+_MNT_DETACH = 2
+
+
+def hide_unified() -> None:
+    """Some engines refuse a hybrid of cgroup v1 and v2: without its v2 mount it is a plain v1."""
+    if (CGROUPS / "unified/cgroup.procs").exists():
+        unmount(CGROUPS / "unified")
+
+
+def unmount(path: Path) -> None:
+    """Raises OSError (umount2(2)); a mount that is still in use goes when its last user does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+
+
+def engine_cgroups() -> set[Path]:
+    """The control groups that engines make beside the machine's own, in every hierarchy."""
+    return {path for name in _LEFT_BEHIND for path in (*CGROUPS.glob(f"*/{name}"), *CGROUPS.glob(name))}
+
+
+def remove_cgroups(tops: set[Path]) -> None:
+    for top in tops:
+        for directory, _, _ in os.walk(top, topdown=False):
+            # Somebody else's processes in it, or gone by itself: either way not ours to remove.
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+
+
+def ulimits() -> dict[str, tuple[int, int]]:
+    """Limits that may be set here: an engine's defaults can lie above our hard limits, and raising those
+    takes CAP_SYS_RESOURCE."""
+    return {"nofile": _capped(resource.RLIMIT_NOFILE, 1024), "nproc": _capped(resource.RLIMIT_NPROC, 4096)}
+
+
+def _capped(which: int, wanted: int) -> tuple[int, int]:
+    _, hard = resource.getrlimit(which)
+    value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    return value, value
