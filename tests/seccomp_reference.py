@@ -204,7 +204,7 @@ class Reference:
         self.raw = {action: context.export() for action, context in raw.items()}
 
     def _split(self, rule: dict[str, Any]) -> list[tuple[int, str, list[dict[str, Any]]]]:
-        """A rule for each name and, as the OCI runtimes do, for each comparison if an argument has several."""
+        """A rule for each name; as in the OCI runtimes, for each comparison where an argument has several."""
         action = value_of(rule["action"], rule.get("errnoRet"))
         arguments = rule.get("args") or []
         if not arguments and action == self.default:

@@ -10,7 +10,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pytest
 from conftest import need
 from pycontainer.errors import CapabilityUnavailable, InvalidOption
 from pycontainer.runtime.isolation import CAPABILITIES, DEFAULT_CAPABILITIES
-from pycontainer.runtime.seccomp import compile_filter
+from pycontainer.runtime.seccomp import bpf, compile_filter
 from pycontainer.runtime.seccomp import default as default_data
 from pycontainer.runtime.seccomp import profile as p
 from pycontainer.runtime.seccomp.parse import parse
@@ -345,6 +344,23 @@ def test_far_jumps(arch: str) -> None:
     assert_equal_to_reference(profile, arch, DEFAULT_CAPABILITIES, AARCH64)
 
 
+@pytest.mark.parametrize("between", range(240, 262))
+@pytest.mark.parametrize("order", [1, 2])
+def test_both_jumps_at_the_limit(between: int, order: int) -> None:
+    """Where neither target is near: making one reachable moves the other away."""
+    graph = bpf._Graph()
+    one, two = graph.load(24, graph.ret(1)), graph.load(28, graph.ret(2))
+    filler = graph.branch(bpf._EQUAL, 0, one, two)
+    for place in range(between):
+        filler = graph.load(16 + 4 * (place % 2), filler)
+    true, false = (one, two) if order == 1 else (two, one)
+    top = graph.load(0, graph.branch(bpf._EQUAL, 5, filler, graph.branch(bpf._EQUAL, 6, true, false)))
+    writer = bpf._Writer(graph.nodes)
+    writer.write(top)
+    compiled = Program(writer.packed())
+    assert [compiled.run(number, [0, 0], 0)[0] for number in (5, 6, 7)] == [1, order, 3 - order]
+
+
 def test_a_filter_longer_than_the_kernel_takes() -> None:
     def profile(length: int) -> dict[str, Any]:
         arguments = [{"index": 1, "value": 3 * value, "op": "SCMP_CMP_EQ"} for value in range(length)]
@@ -557,13 +573,18 @@ def test_programs_are_remembered() -> None:
 
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
-    path.write_text(json.dumps(rules(ALLOW_IOCTL)))
-    first = compile_filter(path, NOTHING)
-    assert first == compile_filter(rules(ALLOW_IOCTL), NOTHING)
-    assert compile_filter(str(path), NOTHING) is first
-    path.write_text(json.dumps(rules(REFUSE_TIOCSTI)))
-    os.utime(path, ns=(time.time_ns(), time.time_ns() + 10**9))
-    assert compile_filter(path, NOTHING) == compile_filter(rules(REFUSE_TIOCSTI), NOTHING)
+    first, second, third = rules(REFUSE_TIOCSTI), rules({**REFUSE_TIOCSTI, "errnoRet": 6}), rules(ALLOW_IOCTL)
+    path.write_text(json.dumps(first))
+    compiled = compile_filter(path, NOTHING)
+    assert compiled == compile_filter(first, NOTHING)
+    assert compile_filter(str(path), NOTHING) is compiled
+    changed = path.stat().st_mtime_ns
+    path.write_text(json.dumps(second))
+    os.utime(path, ns=(changed, changed + 1))
+    assert compile_filter(path, NOTHING) == compile_filter(second, NOTHING), "another time of change"
+    path.write_text(json.dumps(third))
+    os.utime(path, ns=(changed, changed + 1))
+    assert compile_filter(path, NOTHING) == compile_filter(third, NOTHING), "another size"
 
 
 @pytest.mark.parametrize(

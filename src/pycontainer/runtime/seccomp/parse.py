@@ -168,9 +168,9 @@ def _condition(argument: _Field) -> p.Condition:
     value = argument.get("value").integer((1 << 64) - 1)
     if op != "MASKED_EQ":
         return p.Condition(index, op, value)
+    # Docker's form has the mask in `value`.
     second = argument.get("valueTwo")
-    compared = 0 if second.value is None else second.integer((1 << 64) - 1)
-    return p.Condition(index, op, compared & value, value)
+    return p.Condition(index, op, 0 if second.value is None else second.integer((1 << 64) - 1), value)
 
 
 def _restricted(rule: p.Rule, item: _Field) -> p.Rule:
