@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from conftest import need
 from pycontainer import host_checks
 from pycontainer.doctor import Check, Report, doctor
 from pycontainer.host_checks import HostView, run_checks
@@ -29,6 +29,8 @@ GOOD = {
     **{f"proc/self/ns/{name}": "" for name in host_checks.NAMESPACES},
 }
 
+SET_USER_ID = ("/usr/bin/newuidmap", "/usr/bin/su", "/bin/su", "/usr/bin/passwd")
+
 Changes = dict[str, str | None]
 Look = Callable[..., dict[str, Check]]
 
@@ -39,9 +41,9 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
     store = tmp_path / "store"
     store.mkdir()
     monkeypatch.setenv("PYCONTAINER_STORE", str(store))
-    program = tmp_path / "program"
-    program.touch()
-    program.chmod(0o4755)
+    monkeypatch.setattr(host_checks, "MIN_SPACE", 0)
+    program = next((path for path in SET_USER_ID if Path(path).exists()), "")
+    need(bool(program), "a set-user-ID program such as newuidmap or su")
 
     def checks(
         uid: int = 0, changes: dict[str, str | None] | None = None, **view: object
@@ -60,7 +62,7 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
             "uid": uid,
             "release": "6.1.0-18-amd64",
             "machine": "x86_64",
-            "find_program": lambda name: str(program),
+            "find_program": lambda name: program,
             **view,
         }
         found = list(run_checks(HostView(**settings), probe))  # type: ignore[arg-type]
@@ -161,11 +163,18 @@ def test_what_an_ordinary_user_needs(look: Look, name: str, changes: Changes, wo
 
 def test_the_programs_that_map_identities(look: Look, tmp_path: Path) -> None:
     assert bad(look(1000, find_program=lambda name: None)) == {"newuidmap", "newgidmap", "pasta"}
-    (tmp_path / "program").chmod(0o755)
-    checks = look(1000)
+    plain = tmp_path / "plain"
+    plain.touch()
+    checks = look(1000, find_program=lambda name: str(plain))
     assert bad(checks) == {"newuidmap", "newgidmap"}
-    assert "setcap cap_setgid+ep" in (checks["newgidmap"].remedy or "")
-    assert not stat.S_ISUID & (tmp_path / "program").stat().st_mode
+    assert f"setcap cap_setgid+ep {plain}" in (checks["newgidmap"].remedy or "")
+
+
+def test_a_full_disk(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_checks, "MIN_SPACE", 2**80)
+    checks = look(0)
+    assert bad(checks) == {"store's space"}
+    assert "PYCONTAINER_STORE" in (checks["store's space"].remedy or "")
 
 
 def test_root_without_its_capabilities(look: Look) -> None:
