@@ -121,8 +121,13 @@ def sparse_pax(name: bytes, areas: list[tuple[int, bytes]], real_size: int, vers
     if version == "1.0":
         numbers = [str(len(pairs)), *(number for pair in pairs for number in pair)]
         stored = padded("".join(f"{number}\n" for number in numbers).encode()) + stored
-        keys = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.name", name)]
-        return extended(*keys, ("GNU.sparse.realsize", str(real_size))) + entry(b"GNUSparseFile.0/x", stored)
+        keys = extended(
+            ("GNU.sparse.major", "1"),
+            ("GNU.sparse.minor", "0"),
+            ("GNU.sparse.name", name),
+            ("GNU.sparse.realsize", str(real_size)),
+        )
+        return keys + entry(b"GNUSparseFile.0/x", stored)
     count = ("GNU.sparse.numblocks", str(len(pairs)))
     if version == "0.1":
         listed = ",".join(number for pair in pairs for number in pair)

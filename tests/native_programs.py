@@ -16,10 +16,10 @@ from conftest import need
 NATIVE = Path(__file__).resolve().parent / "native"
 SOURCES = Path(__file__).resolve().parent.parent / "src" / "_native"
 PARTS = ["tar", "tar_pax", "tar_sparse", "beneath", "tree", "layer", "layer_dirs"]
-WARNINGS = "-Wall -Wextra -Wshadow -Wswitch-enum -Wmissing-prototypes -Werror".split()
-SANITISED = "-std=c11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all".split()
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wswitch-enum", "-Wmissing-prototypes", "-Werror"]
+SANITISED = ["-std=c11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
-# No allocator is used, so there is nothing to leak; and leak detection needs ptrace, which seccomp may refuse.
+# Nothing allocates, so nothing leaks; and leak detection needs ptrace, which seccomp may refuse.
 ENVIRONMENT = {"ASAN_OPTIONS": "detect_leaks=0"}
 
 
@@ -107,7 +107,7 @@ class Result:
 
 
 def run(argv: list[str], *, data: bytes = b"") -> Result:
-    """Runs a program to its end, `data` on a pipe to its standard input, and checks that it leaked no descriptor.
+    """Runs a program to its end, with `data` on a pipe, and checks that it leaked no descriptor.
 
     A sanitiser's finding ends it with a status of its own."""
     done = subprocess.run(argv, input=data, capture_output=True, env=os.environ | ENVIRONMENT, timeout=120)

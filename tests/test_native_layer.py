@@ -1,6 +1,7 @@
 """Layers as tools write them: extracted as GNU tar does, and with OCI's whiteouts in overlayfs's form.
 
-OCI image-spec, layer.md; Documentation/filesystems/overlayfs.rst of the kernel, "whiteouts and opaque directories".
+OCI image-spec, layer.md; the kernel's Documentation/filesystems/overlayfs.rst, "whiteouts and opaque
+directories".
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,8 +94,8 @@ def make_sample(base: Path) -> None:
         file.truncate(9_000_000)
     os.setxattr(base / "dir" / "file", "user.note", b"\0binary\n=\xff")
     os.setxattr(base / "dir", "user.odd=%name", b"x")
-    for path, mode in {"dir/sub": 0o1777, "empty": 0o4755, "fifo": 0o600, "dir": 0o2750}.items():
-        (base / path).chmod(mode)
+    for name, mode in {"dir/sub": 0o1777, "empty": 0o4755, "fifo": 0o600, "dir": 0o2750}.items():
+        (base / name).chmod(mode)
     if os.getuid() == 0:
         os.chown(base / "empty", 1234, 3_000_000)
         os.chown(base / "link", 12, 34, follow_symlinks=False)
@@ -130,11 +132,19 @@ def test_the_same_as_gnu_tar(
     make_sample(sample)
     names = ["."]
     if "--no-recursion" in FORMATS[kind]:
-        # Children ahead of their directories: the parents are made twice, and their times must come out right.
+        # Children ahead of their directories: parents are implied first and described later.
         names = [f"./{path.relative_to(sample)}" for path in reversed(trees.paths(sample))]
-    subprocess.run(["tar", "-C", sample, "-c", *FORMATS[kind], "-f", data, *names], check=True)
-    unpack = ["tar", "-C", reference, "-xp", "--xattrs", "--xattrs-include=*", "--delay-directory-restore"]
-    subprocess.run([*unpack, "-f", data], check=True)
+    subprocess.run(["tar", "-C", str(sample), "-c", *FORMATS[kind], "-f", str(data), *names], check=True)
+    unpack = [
+        "tar",
+        "-C",
+        str(reference),
+        "-xp",
+        "--xattrs",
+        "--xattrs-include=*",
+        "--delay-directory-restore",
+    ]
+    subprocess.run([*unpack, "-f", str(data)], check=True)
     result = applied(programs, root, data.read_bytes(), *openat2)
     assert trees.look(root) == trees.look(reference)
     assert result["stream_bytes"] == data.stat().st_size
@@ -147,7 +157,7 @@ def test_the_same_as_gnu_tar(
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_archives_of_tarfile(programs: native_programs.Programs, root: Path, format: int) -> None:
     name = "/".join(["part" * 5] * 7)
-    members = {
+    members: dict[str, tuple[dict[str, Any], bytes]] = {
         name: ({"mode": 0o640, "mtime": 1234567890}, b"deep"),
         "big": ({}, b"x" * 300_000),
         "hard": ({"type": tarfile.LNKTYPE, "linkname": "big"}, b""),
@@ -163,7 +173,8 @@ def test_old_archives(programs: native_programs.Programs, root: Path) -> None:
     v7 = [
         tars.header(b"old/", b"\0", magic=b"", mode=b"  755 \0"),
         tars.header(b"old/f", b"\0", magic=b"", size=b"          3 ") + tars.padded(b"abc"),
-        tars.header(b"x", b"7", rest=b"ustar/prefix") + tars.header(b"old/short", b"0", rest=b"no prefix", magic=b"ustar  \0"),
+        tars.header(b"x", b"7", rest=b"ustar/prefix"),
+        tars.header(b"old/short", b"0", rest=b"no prefix", magic=b"ustar  \0"),
     ]  # fmt: skip
     applied(programs, root, b"".join(v7))  # and no blocks of zeros at the end, as some writers have it
     assert (root / "old" / "f").read_text() == "abc"
@@ -361,7 +372,7 @@ def users_programs(
 def test_a_range_of_ids(
     users_programs: tuple[native_programs.Programs, Path], as_user: ordinary_user.OrdinaryUser
 ) -> None:
-    """An ordinary user with a subuid range: the container's owners are ids of that range, and removal is possible."""
+    """An ordinary user with a subuid range: owners are ids of that range, and removal is possible."""
     theirs, base = users_programs
     inside = as_user.command(["unshare", "--map-root-user", "--map-auto"])
     probe = subprocess.run([*inside, "true"], capture_output=True)
@@ -404,9 +415,9 @@ def test_fuzzing_for_a_moment(tmp_path: Path) -> None:
     need(native_programs.has_fuzzer(tmp_path), "clang with libFuzzer")
     found = tmp_path / "found"
     found.mkdir()
-    argv = [native_programs.build_fuzzer(tmp_path), "-runs=30000", "-max_total_time=5", "-max_len=8192"]
+    limits = ["-runs=30000", "-max_total_time=5", "-max_len=8192", f"-artifact_prefix={tmp_path}/"]
     done = subprocess.run(
-        [*argv, f"-artifact_prefix={tmp_path}/", found, native_programs.NATIVE / "corpus"],
+        [native_programs.build_fuzzer(tmp_path), *limits, found, native_programs.NATIVE / "corpus"],
         capture_output=True,
         env=os.environ | native_programs.ENVIRONMENT,
         timeout=120,

@@ -1,7 +1,8 @@
 """Layers that attack: each meets its typed refusal, and nothing outside of the root ever changes.
 
-The root of the extraction stands beside a canary, a tree that hostile names, links and whiteouts aim at; the oracle is
-that everything beside the root is the same before and after, down to inodes and times of change.
+The root of the extraction stands beside a canary, a tree that hostile names, links and whiteouts aim at;
+the oracle is that everything beside the root is the same before and after, down to inodes and times of
+change.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "climbing name": (UNSAFE, tars.entry(b"../canary/new")),
     "climbing name inside": (UNSAFE, tars.entry(b"a/../../canary/new")),
     "climbing directory": (UNSAFE, tars.directory(b"..")),
-    "climbing long name": (UNSAFE, tars.long_name(b"x/" * 60 + b"../" * 70 + b"canary/new") + tars.entry(b"f")),
+    "climbing long name": (
+        UNSAFE,
+        tars.long_name(b"x/" * 60 + b"../" * 70 + b"canary/new") + tars.entry(b"f"),
+    ),
     "climbing pax name": (UNSAFE, tars.extended(("path", "../canary/new")) + tars.entry(b"f")),
     "climbing hard link": (UNSAFE, tars.hard_link(b"h", b"../canary/file")),
     "climbing whiteout": (UNSAFE, tars.entry(b"../canary/.wh.file")),
@@ -110,7 +114,10 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "negative owner": (MALFORMED, tars.entry(b"f", uid=tars.base256(-2, 8))),
     "the owner that is none": (MALFORMED, tars.extended(("uid", "4294967295")) + tars.entry(b"f")),
     "NUL in a name": (MALFORMED, tars.extended((b"path", b"a\0b")) + tars.entry(b"f")),
-    "broken record": (MALFORMED, tars.header(b"x", b"x", size=9) + tars.padded(b"99 path=a") + tars.entry(b"f")),
+    "broken record": (
+        MALFORMED,
+        tars.header(b"x", b"x", size=9) + tars.padded(b"99 path=a") + tars.entry(b"f"),
+    ),
     "a size for every entry": (MALFORMED, tars.extended(("size", "0"), kind=b"g") + tars.entry(b"f")),
     "a name for every entry": (MALFORMED, tars.extended(("path", "x"), kind=b"g") + tars.entry(b"f")),
     "entries beyond the end": (MALFORMED, bytes(512) + tars.entry(b"f")),
@@ -135,14 +142,18 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "long pax name": (TOO_LONG, tars.extended(("path", "n/" * 2048)) + tars.entry(b"f")),
     "long link": (TOO_LONG, tars.extended(("linkpath", "n" * 4096)) + tars.symlink(b"l", b"")),
     "long component": (TOO_LONG, tars.long_name(b"d/" + b"n" * 256) + tars.entry(b"f")),
-    "long component by a link": (TOO_LONG, tars.long_name(b"n" * 256, b"K") + tars.symlink(b"l", b"") + tars.entry(b"l/f")),
+    "long component by a link": (
+        TOO_LONG,
+        tars.long_name(b"n" * 256, b"K") + tars.symlink(b"l", b"") + tars.entry(b"l/f"),
+    ),
     "long extension": (TOO_LONG, tars.extended(("comment", "c" * (1 << 20))) + tars.entry(b"f")),
     "many attributes": (TOO_LONG, many_xattrs()),
     "many areas": (
         TOO_LONG,
-        tars.extended(("GNU.sparse.size", "9"), ("GNU.sparse.map", ",".join(["0"] * 2 * 65537))) + tars.entry(b"f"),
+        tars.extended(("GNU.sparse.size", "9"), ("GNU.sparse.map", ",".join(["0"] * 2 * 65537)))
+        + tars.entry(b"f"),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
