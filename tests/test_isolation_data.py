@@ -92,16 +92,30 @@ def test_data_cannot_be_changed() -> None:
         isolation.DEVICES[0].mode = 0  # type: ignore[misc]
 
 
-def test_masks_include_the_thermal_counters_that_exist(tmp_path: Path) -> None:
-    for name in ("cpu0/thermal_throttle", "cpu12/thermal_throttle", "cpu1/cache", "cpufreq/thermal_throttle"):
-        (tmp_path / "devices/system/cpu" / name).mkdir(parents=True)
-    assert masked_paths(str(tmp_path)) == (
-        *isolation.MASKED_PATHS,
-        "/sys/devices/system/cpu/cpu0/thermal_throttle",
-        "/sys/devices/system/cpu/cpu12/thermal_throttle",
+def test_masks_include_the_thermal_counters_that_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "_PROCESSORS", str(tmp_path))
+    for name in (
+        "cpu0/thermal_throttle",
+        "cpu12/thermal_throttle",
+        "cpu2/thermal_throttle",
+        "cpu1/cache",
+        "cpufreq/thermal_throttle",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+    masked_paths.cache_clear()
+    found = masked_paths()
+    assert found[: len(isolation.MASKED_PATHS)] == isolation.MASKED_PATHS
+    assert found[len(isolation.MASKED_PATHS) :] == tuple(
+        f"{tmp_path}/cpu{number}/thermal_throttle" for number in (0, 2, 12)
     )
-    (tmp_path / "devices/system/cpu/cpu0/thermal_throttle").rmdir()
-    assert len(masked_paths(str(tmp_path))) == len(isolation.MASKED_PATHS) + 2, "looked up once"
+    (tmp_path / "cpu0/thermal_throttle").rmdir()
+    assert masked_paths() is found, "looked up once"
+    masked_paths.cache_clear()
+    monkeypatch.setattr(isolation, "_PROCESSORS", str(tmp_path / "absent"))
+    assert masked_paths() == isolation.MASKED_PATHS
+    masked_paths.cache_clear()
 
 
 def test_this_hosts_masks_exist() -> None:

@@ -7,8 +7,8 @@ inside a container.  The names are those of capabilities(7), mount(2) and the OC
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -166,15 +166,23 @@ DEFAULT_PIDS: Final = 4096
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH for an image whose config sets none."""
 
-# One directory a processor, on real hardware only: it tells of the heat that neighbours' work makes.
-_THERMAL: Final = "devices/system/cpu/cpu[0-9]*/thermal_throttle"
+_PROCESSORS: Final = "/sys/devices/system/cpu"
 
 
 @functools.cache
-def masked_paths(sysfs: str = "/sys") -> tuple[str, ...]:
-    """MASKED_PATHS and the processors' thermal counters that this host has (looked up once)."""
-    found = sorted(path.relative_to(sysfs) for path in Path(sysfs).glob(_THERMAL))
-    return (*MASKED_PATHS, *(f"/sys/{path}" for path in found))
+def masked_paths() -> tuple[str, ...]:
+    """MASKED_PATHS and the processors' thermal counters that this host has (looked up once).
+
+    The counters, one directory for each processor and on real hardware only, tell of the heat that the
+    neighbours' work makes.
+    """
+    try:
+        names = os.listdir(_PROCESSORS)
+    except FileNotFoundError:  # no sysfs here, so there will be none in a container either
+        names = []
+    numbers = sorted(int(name[3:]) for name in names if name.startswith("cpu") and name[3:].isdecimal())
+    thermal = (f"{_PROCESSORS}/cpu{number}/thermal_throttle" for number in numbers)
+    return (*MASKED_PATHS, *filter(os.path.isdir, thermal))
 
 
 def capability_mask(names: Iterable[str]) -> int:
