@@ -23,7 +23,8 @@ close_keeping_errno(int fd)
     return -1;
 }
 
-/* A number that differs between mounts: the mount's id, or the device's where the kernel (before 5.8) has none. */
+/* A number that differs between mounts: the mount's id, or the device's where the kernel (before
+ * 5.8) has none. */
 static int
 mount_of(int fd, uint64_t *mount)
 {
@@ -97,13 +98,15 @@ walk(int dir_fd, const char *path)
 int
 pctr_open_dir_beneath(int dir_fd, const char *path)
 {
-    /* Old kernels lack openat2; old seccomp profiles answer EPERM for what they do not know. Opening a directory for
-     * reading has no EPERM of its own, so both mean "not here", for as long as the process lives. */
+    /* Old kernels lack openat2; old seccomp profiles answer EPERM for what they do not know.
+     * Opening a directory for reading has no EPERM of its own, so both mean "not here", for as long
+     * as the process lives. */
     static bool missing = false;
     if (!missing) {
         struct open_how how = {
             .flags = DIR_FLAGS,
-            .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
+            .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS |
+                       RESOLVE_NO_XDEV,
         };
         long fd = syscall(SYS_openat2, dir_fd, *path != '\0' ? path : ".", &how, sizeof(how));
         if (fd >= 0 || (errno != ENOSYS && errno != EPERM)) {

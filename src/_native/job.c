@@ -34,6 +34,7 @@ pctr_job_new(uint64_t id)
     jobs[i].id = id;
     jobs[i].channel = -1;
     jobs[i].report = -1;
+    jobs[i].held = -1;
     return &jobs[i];
 }
 
@@ -75,6 +76,7 @@ pctr_job_free(struct pctr_job *job)
 {
     pctr_close(&job->channel);
     pctr_close(&job->report);
+    pctr_close(&job->held);
     free(job->cleanup);
     job->cleanup = NULL;
     job->id = 0;

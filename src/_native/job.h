@@ -14,6 +14,7 @@ struct pctr_job {
     uint32_t flags;
     int channel;                  /* records go out here */
     int report;                   /* records of the child come in here */
+    int held;                     /* a lock of the client's, or -1 */
     bool failed;                  /* `record` says why, and is final */
     bool reported;                /* the init process has said how its program ended */
     char *cleanup;                /* plan to run after the exit; malloc'd */

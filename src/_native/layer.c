@@ -13,9 +13,9 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#define LOOK_EVERY (16u << 20)   /* bytes between two looks at the free space */
-#define ENTRY_COST 4096u         /* what an entry counts there, beside its content: a block */
-#define OVERHEAD (16u << 20)     /* bytes allowed outside files whatever max_bytes says */
+#define LOOK_EVERY (16u << 20) /* bytes between two looks at the free space */
+#define ENTRY_COST 4096u       /* what an entry counts there, beside its content: a block */
+#define OVERHEAD (16u << 20)   /* bytes allowed outside files whatever max_bytes says */
 #define PIPE_SIZE (1 << 20)
 #define WHITEOUT_META ".wh..wh."
 #define WHITEOUT_OPAQUE ".wh..wh..opq"
@@ -95,7 +95,8 @@ fail_tar(struct pctr_layer *layer)
     return pctr_layer_fail(layer, code, tar->err, tar->what);
 }
 
-/* Accounts for `bytes` that go to disk, and looks at what is left there when it is time, or when they are many. */
+/* Accounts for `bytes` that go to disk, and looks at what is left there when it is time, or when
+ * they are many. */
 static int
 check_space(struct pctr_layer *layer, uint64_t bytes)
 {
@@ -162,7 +163,8 @@ clean(struct pctr_layer *layer, const char *name, char *to)
     return 0;
 }
 
-/* Cuts a clean path in two, in place: the last component is returned, *parent is what is ahead of it. */
+/* Cuts a clean path in two, in place: the last component is returned, *parent is what is ahead of
+ * it. */
 static const char *
 split(char *path, const char **parent)
 {
@@ -204,7 +206,8 @@ keeps_owner(struct pctr_layer *layer)
     return true;
 }
 
-/* The permission bits to set. A set-id bit that spoke of another owner must not speak of this one. */
+/* The permission bits to set. A set-id bit that spoke of another owner must not speak of this
+ * one. */
 static mode_t
 wanted_mode(const struct pctr_layer *layer)
 {
@@ -251,8 +254,8 @@ set_xattrs(struct pctr_layer *layer, int fd)
     return 0;
 }
 
-/* Owner, attributes and mode, in the order in which one does not undo the other: chown(2) takes set-id bits and
- * capabilities away. */
+/* Owner, attributes and mode, in the order in which one does not undo the other: chown(2) takes
+ * set-id bits and capabilities away. */
 static int
 set_look(struct pctr_layer *layer, int fd)
 {
@@ -263,7 +266,8 @@ set_look(struct pctr_layer *layer, int fd)
     if (set_xattrs(layer, fd) < 0) {
         return -1;
     }
-    return fchmod(fd, wanted_mode(layer)) < 0 ? pctr_layer_fail_errno(layer, "setting the mode") : 0;
+    return fchmod(fd, wanted_mode(layer)) < 0 ? pctr_layer_fail_errno(layer, "setting the mode")
+                                              : 0;
 }
 
 static struct timespec
@@ -273,16 +277,16 @@ wanted_time(const struct pctr_layer *layer)
     return (struct timespec){.tv_sec = entry->mtime_sec, .tv_nsec = entry->mtime_nsec};
 }
 
-/* The same for what cannot be opened: links, FIFOs, devices. None of them takes user.* attributes, and capabilities
- * mean nothing on them. Their mode was given when they were made. */
+/* The same for what cannot be opened: links, FIFOs, devices. None of them takes user.* attributes,
+ * and capabilities mean nothing on them. Their mode was given when they were made. */
 static int
 set_look_at(struct pctr_layer *layer, int dir_fd, const char *name)
 {
     const struct pctr_tar_entry *entry = &layer->tar.entry;
     const struct timespec times[2] = {wanted_time(layer), wanted_time(layer)};
     layer->totals->skipped_xattrs += entry->xattr_count;
-    if (!keeps_owner(layer)
-        && judge_chown(layer, fchownat(dir_fd, name, entry->uid, entry->gid, AT_SYMLINK_NOFOLLOW)) < 0) {
+    if (!keeps_owner(layer) && judge_chown(layer, fchownat(dir_fd, name, entry->uid, entry->gid,
+                                                           AT_SYMLINK_NOFOLLOW)) < 0) {
         return -1;
     }
     if (utimensat(dir_fd, name, times, AT_SYMLINK_NOFOLLOW) < 0) {
@@ -291,15 +295,18 @@ set_look_at(struct pctr_layer *layer, int dir_fd, const char *name)
     return 0;
 }
 
-/* Makes the entry itself, in dir_fd under a name that is free: a descriptor for a file, 0 otherwise, -1 with errno. */
+/* Makes the entry itself, in dir_fd under a name that is free: a descriptor for a file, 0
+ * otherwise, -1 with errno. */
 static int
 make_node(const struct pctr_layer *layer, int dir_fd, const char *name)
 {
     const struct pctr_tar_entry *entry = &layer->tar.entry;
-    mode_t mode = entry->mode & 01777; /* a set-id bit means nothing here, and would outlive the chown */
+    mode_t mode = entry->mode &
+                  01777; /* a set-id bit means nothing here, and would outlive the chown */
     switch (entry->type) {
     case PCTR_TAR_FILE:
-        return openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, S_IRUSR | S_IWUSR);
+        return openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                      S_IRUSR | S_IWUSR);
     case PCTR_TAR_SYMLINK:
         return symlinkat(entry->link, dir_fd, name);
     case PCTR_TAR_CHAR:
@@ -353,7 +360,8 @@ copy_data(struct pctr_layer *layer, int fd, uint64_t size)
 {
     while (size > 0) {
         const unsigned char *chunk;
-        ssize_t got = pctr_tar_data(&layer->tar, &chunk, size < PCTR_TAR_BUFFER ? (size_t)size : PCTR_TAR_BUFFER);
+        ssize_t got = pctr_tar_data(&layer->tar, &chunk,
+                                    size < PCTR_TAR_BUFFER ? (size_t)size : PCTR_TAR_BUFFER);
         if (got < 0) {
             return fail_tar(layer);
         }
@@ -395,7 +403,8 @@ fill_file(struct pctr_layer *layer, int fd)
 {
     const struct pctr_tar_entry *entry = &layer->tar.entry;
     const struct timespec times[2] = {wanted_time(layer), wanted_time(layer)};
-    if ((entry->sparse ? copy_areas(layer, fd) : copy_data(layer, fd, entry->size)) < 0 || set_look(layer, fd) < 0) {
+    if ((entry->sparse ? copy_areas(layer, fd) : copy_data(layer, fd, entry->size)) < 0 ||
+        set_look(layer, fd) < 0) {
         return -1;
     }
     return futimens(fd, times) < 0 ? pctr_layer_fail_errno(layer, "setting the time") : 0;
@@ -431,7 +440,8 @@ apply_file(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char *nam
     }
     int status = fill_file(layer, fd);
     if (close(fd) < 0 && status == 0) {
-        status = pctr_layer_fail_errno(layer, "closing a file"); /* network file systems report quotas here */
+        status = pctr_layer_fail_errno(
+            layer, "closing a file"); /* network file systems report quotas here */
     }
     return status;
 }
@@ -469,10 +479,13 @@ apply_node(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char *nam
 static int
 clear_xattrs(struct pctr_layer *layer, int fd)
 {
-    char names[4096]; /* more than that (ERANGE) were not set by a sane layer, but a hostile one only harms itself */
+    char names
+        [4096]; /* more than that (ERANGE) were not set by a sane layer, but a hostile one only harms itself */
     ssize_t size = flistxattr(fd, names, sizeof(names));
     if (size < 0) {
-        return errno == ENOTSUP || errno == ERANGE ? 0 : pctr_layer_fail_errno(layer, "listing extended attributes");
+        return errno == ENOTSUP || errno == ERANGE
+                   ? 0
+                   : pctr_layer_fail_errno(layer, "listing extended attributes");
     }
     for (const char *name = names; name < names + size; name += strlen(name) + 1) {
         if (keeps_xattr(name) && fremovexattr(fd, name) < 0 && errno != ENODATA) {
@@ -504,7 +517,8 @@ apply_directory(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char
     }
     if (stands && S_ISDIR(stat.st_mode)) {
         struct pctr_layer_dir *old = pctr_layer_dirs_child(layer, dir, name);
-        return old != NULL ? dress_directory(layer, old, false) : pctr_layer_fail_errno(layer, "opening a directory");
+        return old != NULL ? dress_directory(layer, old, false)
+                           : pctr_layer_fail_errno(layer, "opening a directory");
     }
     if (stands && pctr_layer_dirs_remove(layer, dir, name) < 0) {
         return -1;
@@ -525,7 +539,8 @@ find_target(struct pctr_layer *layer, const char **name, struct stat *stat)
         return NULL;
     }
     *name = split(layer->link, &parent);
-    struct pctr_layer_dir *dir = **name != '\0' ? pctr_layer_dirs_find(layer, parent, PCTR_LAYER_FIND) : NULL;
+    struct pctr_layer_dir *dir =
+        **name != '\0' ? pctr_layer_dirs_find(layer, parent, PCTR_LAYER_FIND) : NULL;
     if (dir == NULL || fstatat(dir->fd, *name, stat, AT_SYMLINK_NOFOLLOW) < 0) {
         pctr_layer_fail(layer, PCTR_LAYER_MALFORMED, 0, "a hard link to nothing in this layer");
         return NULL;
@@ -570,7 +585,8 @@ apply_opaque(struct pctr_layer *layer, const char *parent)
 {
     struct pctr_layer_dir *dir = pctr_layer_dirs_find(layer, parent, PCTR_LAYER_HIDE);
     if (dir == NULL) {
-        return layer->error->code == PCTR_LAYER_OK ? 0 : -1; /* a file or whiteout hides it already */
+        return layer->error->code == PCTR_LAYER_OK ? 0
+                                                   : -1; /* a file or whiteout hides it already */
     }
     layer->totals->whiteouts++;
     if (dir->length == 0) {
@@ -580,7 +596,8 @@ apply_opaque(struct pctr_layer *layer, const char *parent)
     return pctr_layer_opaque(layer, dir->fd);
 }
 
-/* Hides `name` of the layers below. Where this layer has it too, only a directory lets something through. */
+/* Hides `name` of the layers below. Where this layer has it too, only a directory lets something
+ * through. */
 static int
 apply_whiteout(struct pctr_layer *layer, const char *parent, const char *name)
 {
@@ -604,7 +621,8 @@ apply_whiteout(struct pctr_layer *layer, const char *parent, const char *name)
         return 0;
     }
     struct pctr_layer_dir *child = pctr_layer_dirs_child(layer, dir, name);
-    return child != NULL ? pctr_layer_opaque(layer, child->fd) : pctr_layer_fail_errno(layer, "opening a directory");
+    return child != NULL ? pctr_layer_opaque(layer, child->fd)
+                         : pctr_layer_fail_errno(layer, "opening a directory");
 }
 
 static int
@@ -666,7 +684,8 @@ apply_special(struct pctr_layer *layer, const char *special)
         return 0;
     }
     if (!last) {
-        return pctr_layer_fail(layer, PCTR_LAYER_MALFORMED, 0, "an entry beneath a whiteout's name");
+        return pctr_layer_fail(layer, PCTR_LAYER_MALFORMED, 0,
+                               "an entry beneath a whiteout's name");
     }
     const char *name = split(layer->path, &parent);
     return apply_whiteout(layer, parent, name + sizeof(PCTR_LAYER_WHITEOUT) - 1);
@@ -709,8 +728,8 @@ apply_all(struct pctr_layer *layer)
 }
 
 int
-pctr_layer_apply(int tar_fd, int root_fd, const struct pctr_layer_limits *limits, struct pctr_layer_error *error,
-                 struct pctr_layer_totals *totals)
+pctr_layer_apply(int tar_fd, int root_fd, const struct pctr_layer_limits *limits,
+                 struct pctr_layer_error *error, struct pctr_layer_totals *totals)
 {
     static struct pctr_layer layer;
     memset(error, 0, sizeof(*error));
@@ -718,17 +737,18 @@ pctr_layer_apply(int tar_fd, int root_fd, const struct pctr_layer_limits *limits
     layer.limits = limits;
     layer.error = error;
     layer.totals = totals;
-    uint64_t overhead = limits->max_bytes > UINT64_MAX - OVERHEAD ? UINT64_MAX : limits->max_bytes + OVERHEAD;
+    uint64_t overhead = limits->max_bytes > UINT64_MAX - OVERHEAD ? UINT64_MAX
+                                                                  : limits->max_bytes + OVERHEAD;
     pctr_tar_open(&layer.tar, tar_fd, overhead);
-    if (limits->max_bytes == 0 || limits->max_entries == 0
-        || (limits->flags & ~(uint32_t)(PCTR_LAYER_ROOTLESS_SINGLE | PCTR_LAYER_USERXATTR)) != 0) {
+    if (limits->max_bytes == 0 || limits->max_entries == 0 ||
+        (limits->flags & ~(uint32_t)(PCTR_LAYER_ROOTLESS_SINGLE | PCTR_LAYER_USERXATTR)) != 0) {
         return pctr_layer_fail(&layer, PCTR_LAYER_INVALID, EINVAL, "the limits");
     }
     if (pctr_layer_dirs_begin(&layer, root_fd) < 0) {
         return -1;
     }
-    /* Fewer and larger reads where the stream is a pipe; where it is not, or the user's share of pipes is used up,
-     * nothing is lost. */
+    /* Fewer and larger reads where the stream is a pipe; where it is not, or the user's share of
+     * pipes is used up, nothing is lost. */
     (void)fcntl(tar_fd, F_SETPIPE_SZ, PIPE_SIZE);
     mode_t mask = umask(0);
     int status = apply_all(&layer);

@@ -56,7 +56,8 @@ lookup(struct pctr_layer_dirs *dirs, const char *path, size_t length)
     return NULL;
 }
 
-/* The slot that was not used for the longest time, emptied; NULL with errno. No entry pins more than a handful. */
+/* The slot that was not used for the longest time, emptied; NULL with errno. No entry pins more
+ * than a handful. */
 static struct pctr_layer_dir *
 free_slot(struct pctr_layer_dirs *dirs)
 {
@@ -137,7 +138,8 @@ pctr_layer_dirs_child(struct pctr_layer *layer, struct pctr_layer_dir *dir, cons
     return fd < 0 ? NULL : adopt(&layer->dirs, fd, path, length);
 }
 
-/* Forgets the directory `name` of `dir`, and all beneath it, without giving times back: they are about to go. */
+/* Forgets the directory `name` of `dir`, and all beneath it, without giving times back: they are
+ * about to go. */
 static void
 forget(struct pctr_layer_dirs *dirs, const struct pctr_layer_dir *dir, const char *name)
 {
@@ -145,9 +147,11 @@ forget(struct pctr_layer_dirs *dirs, const struct pctr_layer_dir *dir, const cha
     size_t end = start + strlen(name);
     for (uint32_t i = 0; i < PCTR_LAYER_DIRS; i++) {
         struct pctr_layer_dir *other = &dirs->slots[i];
-        if (other->fd >= 0 && other->length >= end && memcmp(other->path, dir->path, dir->length) == 0
-            && (start == 0 || other->path[start - 1] == '/') && memcmp(other->path + start, name, end - start) == 0
-            && (other->path[end] == '/' || other->path[end] == '\0')) {
+        if (other->fd >= 0 && other->length >= end &&
+            memcmp(other->path, dir->path, dir->length) == 0 &&
+            (start == 0 || other->path[start - 1] == '/') &&
+            memcmp(other->path + start, name, end - start) == 0 &&
+            (other->path[end] == '/' || other->path[end] == '\0')) {
             release(other);
         }
     }
@@ -225,7 +229,8 @@ make_implied(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char *n
     child->mtime = look.st_mtim;
     child->dirty = true;
     bool single = (layer->limits->flags & PCTR_LAYER_ROOTLESS_SINGLE) != 0;
-    if ((!single && fchown(child->fd, look.st_uid, look.st_gid) < 0) || fchmod(child->fd, look.st_mode & 07777) < 0) {
+    if ((!single && fchown(child->fd, look.st_uid, look.st_gid) < 0) ||
+        fchmod(child->fd, look.st_mode & 07777) < 0) {
         pctr_layer_fail_errno(layer, "setting up an implied directory");
         return NULL;
     }
@@ -242,7 +247,9 @@ next_name(struct pctr_layer *layer, char *name, size_t size)
     if (length == 0) {
         return false;
     }
-    size_t kept = length < size ? length : size - 1; /* too long a name stays too long: the kernel refuses it */
+    size_t kept = length < size
+                      ? length
+                      : size - 1; /* too long a name stays too long: the kernel refuses it */
     memcpy(name, todo + start, kept);
     name[kept] = '\0';
     memmove(todo, todo + start + length, strlen(todo + start + length) + 1);
@@ -271,7 +278,8 @@ follow(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char *name)
     return 0;
 }
 
-/* Cuts the last component off layer->found. That is the parent, as there are no links in it; the root is its own. */
+/* Cuts the last component off layer->found. That is the parent, as there are no links in it; the
+ * root is its own. */
 static void
 ascend(struct pctr_layer *layer)
 {
@@ -294,7 +302,8 @@ make_way(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char *name,
     return make_implied(layer, dir, name, stands);
 }
 
-/* One step of the walk: layer->found moves to the next directory. 0, or -1 with errno or a recorded error. */
+/* One step of the walk: layer->found moves to the next directory. 0, or -1 with errno or a recorded
+ * error. */
 static int
 walk_step(struct pctr_layer *layer, const char *name, enum pctr_layer_missing missing, int *links)
 {
@@ -316,12 +325,14 @@ walk_step(struct pctr_layer *layer, const char *name, enum pctr_layer_missing mi
         return pctr_layer_fail_errno(layer, "looking at a parent directory");
     }
     if (status == 0 && S_ISLNK(stat.st_mode)) {
-        status = ++*links > LINKS ? pctr_layer_fail(layer, PCTR_LAYER_UNSAFE, ELOOP, "links without end")
-                                  : follow(layer, dir, name);
+        status = ++*links > LINKS
+                     ? pctr_layer_fail(layer, PCTR_LAYER_UNSAFE, ELOOP, "links without end")
+                     : follow(layer, dir, name);
     }
     else {
         bool is_dir = status == 0 && S_ISDIR(stat.st_mode);
-        child = is_dir ? pctr_layer_dirs_child(layer, dir, name) : make_way(layer, dir, name, status == 0, missing);
+        child = is_dir ? pctr_layer_dirs_child(layer, dir, name)
+                       : make_way(layer, dir, name, status == 0, missing);
         status = child != NULL ? 0 : -1;
     }
     if (child != NULL) {

@@ -1,8 +1,9 @@
 /* The directories of a layer that is being applied: found, kept open, and given back their times.
  *
- * Making an entry changes its directory's mtime. A table of the times to restore would grow with the layer, so the file
- * system keeps it: an open directory remembers the time it had, and gets it back when it is closed. For that to be
- * right, a directory is open only once, so directories are known by their one path without links. */
+ * Making an entry changes its directory's mtime. A table of the times to restore would grow with
+ * the layer, so the file system keeps it: an open directory remembers the time it had, and gets it
+ * back when it is closed. For that to be right, a directory is open only once, so directories are
+ * known by their one path without links. */
 #ifndef PCTR_LAYER_DIRS_H
 #define PCTR_LAYER_DIRS_H
 
@@ -16,10 +17,10 @@
 #define PCTR_LAYER_WHITEOUT ".wh."
 
 struct pctr_layer_dir {
-    int fd;           /* -1: the slot is free */
-    uint32_t pins;    /* uses by the current entry: it stays open */
-    bool dirty;       /* its mtime is to be restored */
-    uint64_t used;    /* when, on the clock of uses */
+    int fd;        /* -1: the slot is free */
+    uint32_t pins; /* uses by the current entry: it stays open */
+    bool dirty;    /* its mtime is to be restored */
+    uint64_t used; /* when, on the clock of uses */
     struct timespec mtime;
     size_t length;
     char path[PCTR_TAR_PATH]; /* beneath the root, without links; empty for the root */
@@ -37,9 +38,9 @@ struct pctr_layer {
     struct pctr_layer_totals *totals;
     uint64_t unseen; /* bytes since the last look at the free space */
     struct pctr_layer_dirs dirs;
-    char path[PCTR_TAR_PATH]; /* the entry's, cleaned */
-    char link[PCTR_TAR_PATH]; /* a hard link's target, cleaned */
-    char found[PCTR_TAR_PATH]; /* a walk that follows links: where it is ... */
+    char path[PCTR_TAR_PATH];     /* the entry's, cleaned */
+    char link[PCTR_TAR_PATH];     /* a hard link's target, cleaned */
+    char found[PCTR_TAR_PATH];    /* a walk that follows links: where it is ... */
     char todo[2 * PCTR_TAR_PATH]; /* ... and what is left of it */
     struct pctr_tar tar;
 };
@@ -72,19 +73,23 @@ enum pctr_layer_missing {
     PCTR_LAYER_FIND, /* nothing is made: ENOENT, ENOTDIR */
 };
 
-/* Finds the directory `path` (clean), following links within the root: pinned, or NULL. NULL without a recorded error
- * (error->code is PCTR_LAYER_OK) means that it is not there, for the reasons above. */
+/* Finds the directory `path` (clean), following links within the root: pinned, or NULL. NULL
+ * without a recorded error (error->code is PCTR_LAYER_OK) means that it is not there, for the
+ * reasons above. */
 struct pctr_layer_dir *pctr_layer_dirs_find(struct pctr_layer *layer, const char *path,
                                             enum pctr_layer_missing missing);
 
 /* Opens dir's child directory `name`: pinned, or NULL with errno. */
-struct pctr_layer_dir *pctr_layer_dirs_child(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char *name);
+struct pctr_layer_dir *pctr_layer_dirs_child(struct pctr_layer *layer, struct pctr_layer_dir *dir,
+                                             const char *name);
 
 /* Removes dir's child `name`, of whatever kind. */
 int pctr_layer_dirs_remove(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char *name);
 
-/* Makes dir's child directory `name`, with mode 0700, where nothing stands: pinned, or NULL with a recorded error. */
-struct pctr_layer_dir *pctr_layer_dirs_make(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char *name);
+/* Makes dir's child directory `name`, with mode 0700, where nothing stands: pinned, or NULL with a
+ * recorded error. */
+struct pctr_layer_dir *pctr_layer_dirs_make(struct pctr_layer *layer, struct pctr_layer_dir *dir,
+                                            const char *name);
 
 /* Lets go of all that the current entry has pinned. */
 void pctr_layer_dirs_unpin(struct pctr_layer *layer);

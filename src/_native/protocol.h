@@ -7,6 +7,7 @@
  * plan.  A message too long for a socket buffer puts both plans into a memfd instead, which is
  * the last of the descriptors passed along.  The first descriptor of a START is the job's
  * channel: all records about the job come out of its other end, which is closed after the last.
+ * A HELLO may bring a second descriptor too, a lock that the supervisor holds until its end.
  */
 #ifndef PCTR_PROTOCOL_H
 #define PCTR_PROTOCOL_H
@@ -38,6 +39,7 @@ enum pctr_start_flag {
     PCTR_START_PLAN_IN_FD = 4,    /* the plans are in the last descriptor */
     PCTR_START_NEW_PIDNS = 8,     /* the child is PID 1 of a new PID namespace */
     PCTR_START_WORK = 16,         /* no program: the child runs the set-up operations and ends */
+    PCTR_START_HOLD = 32,         /* the second descriptor, a lock, is held until the job is over */
 };
 
 struct pctr_request {

@@ -29,7 +29,8 @@ static struct {
     bool leaving;                 /* the host is gone: no more requests */
     char *final;                  /* cleanup plan of the supervisor itself; malloc'd */
     size_t final_size;
-} state = {.epoll = -1, .own_pidns = -1};
+    int held;                     /* the lock that says this supervisor is alive, or -1 */
+} state = {.epoll = -1, .own_pidns = -1, .held = -1};
 
 /* The bytes of a request's plans, wherever they are. */
 struct body {
@@ -187,14 +188,18 @@ start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
     job->channel = fds[0];
     fds[0] = -1;
     job->flags = request->flags;
-    unsigned given = *count;
+    unsigned given = *count, first = 1;
+    if ((request->flags & PCTR_START_HOLD) && given > 1) {
+        job->held = pctr_steal_fd(&fds[1]);
+        first = 2;
+    }
     int error = open_body(&body, request, got, fds, &given);
     if (error < 0) {
         fail(job, PCTR_STAGE_REQUEST, error);
     } else {
         struct pctr_spawn spawn = {.request = request, .own_pidns = state.own_pidns};
-        spawn.context = (struct pctr_context){.fds = fds + 1,
-                                              .nfds = given - 1,
+        spawn.context = (struct pctr_context){.fds = fds + first,
+                                              .nfds = given - first,
                                               .root = -1,
                                               .target = -1,
                                               .cgroup = -1,
@@ -213,7 +218,7 @@ start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
 }
 
 static void
-hello(const struct pctr_request *request, size_t got, const int *fds, unsigned count)
+hello(const struct pctr_request *request, size_t got, int *fds, unsigned count)
 {
     struct pctr_record record = {.kind = PCTR_RECORD_HELLO, .pid = getpid()};
 
@@ -234,6 +239,10 @@ hello(const struct pctr_request *request, size_t got, const int *fds, unsigned c
             record.kind = PCTR_RECORD_FAILED;
             record.error = -error;
             record.stage = PCTR_STAGE_REQUEST;
+        }
+        if (count > 1) {
+            pctr_close(&state.held);
+            state.held = pctr_steal_fd(&fds[1]);
         }
     }
     (void)pctr_send_fds(fds[0], &record, sizeof record, NULL, 0, MSG_DONTWAIT);

@@ -76,7 +76,8 @@ read_some(int fd, void *to, size_t size)
     }
 }
 
-/* Makes at least `want` bytes of the stream stand in the buffer: 1, or 0 when it ends exactly here, or -1. */
+/* Makes at least `want` bytes of the stream stand in the buffer: 1, or 0 when it ends exactly here,
+ * or -1. */
 static int
 fill(struct pctr_tar *tar, size_t want)
 {
@@ -156,8 +157,8 @@ spend(struct pctr_tar *tar, uint64_t size)
     return 0;
 }
 
-/* Passes over what is left of the current entry: data first, then padding. The very last padding may be missing, as
- * some writers leave it out. */
+/* Passes over what is left of the current entry: data first, then padding. The very last padding
+ * may be missing, as some writers leave it out. */
 static int
 skip_rest(struct pctr_tar *tar)
 {
@@ -181,7 +182,8 @@ skip_rest(struct pctr_tar *tar)
     return status < 0 ? -1 : 0;
 }
 
-/* Reads on to the end of file: whoever writes the stream hashes all of it, and must not meet a closed pipe. */
+/* Reads on to the end of file: whoever writes the stream hashes all of it, and must not meet a
+ * closed pipe. */
 static int
 drain(struct pctr_tar *tar)
 {
@@ -291,7 +293,8 @@ copy_field(char *to, const unsigned char *field, size_t size)
     return length;
 }
 
-/* The name of a block: POSIX splits a long one into a prefix and a rest; GNU keeps other things in the prefix. */
+/* The name of a block: POSIX splits a long one into a prefix and a rest; GNU keeps other things in
+ * the prefix. */
 static void
 block_name(char *to, const unsigned char *block)
 {
@@ -322,9 +325,10 @@ read_numbers(struct pctr_tar *tar, const unsigned char *block, uint64_t *size)
     struct pctr_tar_entry *entry = &tar->entry;
     const struct pctr_tar_pax *pax = &tar->pax;
     int64_t mode, uid, gid, length, mtime;
-    if (!pctr_tar_number(block + AT_MODE, 8, &mode) || !pctr_tar_number(block + AT_UID, 8, &uid)
-        || !pctr_tar_number(block + AT_GID, 8, &gid) || !pctr_tar_number(block + AT_SIZE, 12, &length)
-        || !pctr_tar_number(block + AT_MTIME, 12, &mtime)) {
+    if (!pctr_tar_number(block + AT_MODE, 8, &mode) || !pctr_tar_number(block + AT_UID, 8, &uid) ||
+        !pctr_tar_number(block + AT_GID, 8, &gid) ||
+        !pctr_tar_number(block + AT_SIZE, 12, &length) ||
+        !pctr_tar_number(block + AT_MTIME, 12, &mtime)) {
         return malformed(tar, "a header field is no number");
     }
     entry->mode = (uint32_t)((uint64_t)mode & 07777);
@@ -344,10 +348,12 @@ static int
 read_device(struct pctr_tar *tar, const unsigned char *block)
 {
     int64_t major, minor;
-    if (!pctr_tar_number(block + AT_MAJOR, 8, &major) || !pctr_tar_number(block + AT_MINOR, 8, &minor)) {
+    if (!pctr_tar_number(block + AT_MAJOR, 8, &major) ||
+        !pctr_tar_number(block + AT_MINOR, 8, &minor)) {
         return malformed(tar, "a device number is no number");
     }
-    if (major < 0 || major > 0xfff || minor < 0 || minor > 0xfffff) { /* the kernel's 12 and 20 bits */
+    if (major < 0 || major > 0xfff || minor < 0 ||
+        minor > 0xfffff) { /* the kernel's 12 and 20 bits */
         return malformed(tar, "a device number out of range");
     }
     tar->entry.major = (uint32_t)major;
@@ -355,13 +361,16 @@ read_device(struct pctr_tar *tar, const unsigned char *block)
     return 0;
 }
 
-/* Names: those of the block, then the extended header's, then GNU's long ones. Each is at most PCTR_TAR_PATH. */
+/* Names: those of the block, then the extended header's, then GNU's long ones. Each is at most
+ * PCTR_TAR_PATH. */
 static void
 read_names(struct pctr_tar *tar, const unsigned char *block)
 {
     struct pctr_tar_entry *entry = &tar->entry;
     const struct pctr_tar_pax *pax = &tar->pax;
-    const char *path = tar->has_long_path ? tar->long_path : pax->sparse_name != NULL ? pax->sparse_name : pax->path;
+    const char *path = tar->has_long_path         ? tar->long_path
+                       : pax->sparse_name != NULL ? pax->sparse_name
+                                                  : pax->path;
     const char *link = tar->has_long_link ? tar->long_link : pax->link;
     if (path != NULL) {
         memcpy(entry->path, path, strlen(path) + 1);
@@ -384,7 +393,8 @@ read_type(struct pctr_tar *tar, const unsigned char *block)
     size_t length = strlen(entry->path);
     switch (block[AT_TYPE]) {
     case '\0': /* v7 wrote directories as files whose name ends in a slash */
-        entry->type = length > 0 && entry->path[length - 1] == '/' ? PCTR_TAR_DIRECTORY : PCTR_TAR_FILE;
+        entry->type = length > 0 && entry->path[length - 1] == '/' ? PCTR_TAR_DIRECTORY
+                                                                   : PCTR_TAR_FILE;
         return 0;
     case '0':
     case '7': /* "contiguous": a plain file to everyone today */
@@ -433,8 +443,8 @@ read_entry(struct pctr_tar *tar, const unsigned char *block)
     }
     entry->size = entry->type == PCTR_TAR_FILE ? size : 0;
     entry->sparse = false;
-    /* No data follows links, devices and directories, whatever their size field says: so do all readers but one. An
-     * old directory, written as a file, is read like a file. */
+    /* No data follows links, devices and directories, whatever their size field says: so do all
+     * readers but one. An old directory, written as a file, is read like a file. */
     expect_data(tar, entry->type == PCTR_TAR_FILE || block[AT_TYPE] == '\0' ? size : 0);
     if (entry->type != PCTR_TAR_FILE) {
         return 0;

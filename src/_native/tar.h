@@ -1,13 +1,14 @@
 /* A bounded, streaming tar reader.
  *
- * Reads v7, ustar, GNU and pax archives from a descriptor, front to back, and never seeks. It knows nothing of file
- * systems: names come out as they were written, and are hostile. All memory is in the one structure below; an archive
- * that needs more than its bounds is refused. Where readers of tar differ in what they make of an archive, this one
- * follows the reader that most container tools share (Go's archive/tar), so that one digest is not read as two trees,
- * and refuses what would shift the framing.
+ * Reads v7, ustar, GNU and pax archives from a descriptor, front to back, and never seeks. It knows
+ * nothing of file systems: names come out as they were written, and are hostile. All memory is in
+ * the one structure below; an archive that needs more than its bounds is refused. Where readers of
+ * tar differ in what they make of an archive, this one follows the reader that most container tools
+ * share (Go's archive/tar), so that one digest is not read as two trees, and refuses what would
+ * shift the framing.
  *
- * Formats: POSIX.1-2017 pax(1) "pax Interchange Format" and "ustar Interchange Format"; GNU tar manual, "Basic Tar
- * Format" and "Storing Sparse Files". */
+ * Formats: POSIX.1-2017 pax(1) "pax Interchange Format" and "ustar Interchange Format"; GNU tar
+ * manual, "Basic Tar Format" and "Storing Sparse Files". */
 #ifndef PCTR_TAR_H
 #define PCTR_TAR_H
 
@@ -18,11 +19,12 @@
 
 #define PCTR_TAR_BLOCK 512u
 #define PCTR_TAR_BUFFER (256u << 10)
-#define PCTR_TAR_PATH 4096u          /* bytes of a name or a link target, its NUL included: the kernel's PATH_MAX */
-#define PCTR_TAR_PAX (1u << 20)      /* bytes of one extended header */
-#define PCTR_TAR_XATTRS 128u         /* extended attributes of one entry */
-#define PCTR_TAR_EXTENTS 65536u      /* data areas of one sparse file */
-#define PCTR_TAR_EXTENSIONS 16u      /* extension headers ahead of one entry */
+#define PCTR_TAR_PATH \
+    4096u /* bytes of a name or a link target, its NUL included: the kernel's PATH_MAX */
+#define PCTR_TAR_PAX (1u << 20) /* bytes of one extended header */
+#define PCTR_TAR_XATTRS 128u    /* extended attributes of one entry */
+#define PCTR_TAR_EXTENTS 65536u /* data areas of one sparse file */
+#define PCTR_TAR_EXTENSIONS 16u /* extension headers ahead of one entry */
 
 enum pctr_tar_fault {
     PCTR_TAR_FINE = 0,
@@ -113,16 +115,19 @@ struct pctr_tar {
     char pax_text[PCTR_TAR_PAX + 1];
 };
 
-/* Prepares `tar` to read from `fd`, which stays the caller's. `overhead` bounds, in bytes, all that the stream may
- * hold outside files and header blocks: extended headers, data that nobody asked for, what follows the end. */
+/* Prepares `tar` to read from `fd`, which stays the caller's. `overhead` bounds, in bytes, all that
+ * the stream may hold outside files and header blocks: extended headers, data that nobody asked
+ * for, what follows the end. */
 void pctr_tar_open(struct pctr_tar *tar, int fd, uint64_t overhead);
 
-/* Moves to the next entry, skipping what is left of the current one: 1 with tar->entry filled (valid until the next
- * call), 0 at the end, with the stream read to its end of file, -1 with fault, err and what. */
+/* Moves to the next entry, skipping what is left of the current one: 1 with tar->entry filled
+ * (valid until the next call), 0 at the end, with the stream read to its end of file, -1 with
+ * fault, err and what. */
 int pctr_tar_next(struct pctr_tar *tar);
 
-/* Takes up to `most` bytes of the current entry's data: their number with *chunk pointing at them (valid until the
- * next call), 0 after the last, -1 as above. A sparse entry's areas follow each other without gaps. */
+/* Takes up to `most` bytes of the current entry's data: their number with *chunk pointing at them
+ * (valid until the next call), 0 after the last, -1 as above. A sparse entry's areas follow each
+ * other without gaps. */
 ssize_t pctr_tar_data(struct pctr_tar *tar, const unsigned char **chunk, size_t most);
 
 #endif

@@ -1,4 +1,5 @@
-/* What the parts of the tar reader share with each other, and with their unit test; nobody else includes it. */
+/* What the parts of the tar reader share with each other, and with their unit test; nobody else
+ * includes it. */
 #ifndef PCTR_TAR_PARTS_H
 #define PCTR_TAR_PARTS_H
 
@@ -19,10 +20,12 @@ enum pctr_tar_pax_set {
 /* Records the fault; returns -1. `what` is static text of at most 63 bytes. */
 int pctr_tar_fail(struct pctr_tar *tar, enum pctr_tar_fault fault, int err, const char *what);
 
-/* A number of a header block: octal, or base-256 when its first bit is set. False when it is neither. */
+/* A number of a header block: octal, or base-256 when its first bit is set. False when it is
+ * neither. */
 bool pctr_tar_number(const unsigned char *field, size_t size, int64_t *value);
 
-/* A decimal number without sign, of exactly `size` digits. False when it is not one, or beyond INT64_MAX. */
+/* A decimal number without sign, of exactly `size` digits. False when it is not one, or beyond
+ * INT64_MAX. */
 bool pctr_tar_decimal(const char *text, size_t size, uint64_t *value);
 
 /* Takes exactly `size` bytes of the current entry's data. */
@@ -43,7 +46,8 @@ int pctr_tar_sparse_add(struct pctr_tar *tar, uint64_t offset, uint64_t length);
 /* GNU's old format: the map in the header block and in blocks that follow it ahead of the data. */
 int pctr_tar_sparse_old(struct pctr_tar *tar, const unsigned char *block);
 
-/* The pax formats 0.0, 0.1 and 1.0, when the extended header asks for one. Ahead of it, data_left is set. */
+/* The pax formats 0.0, 0.1 and 1.0, when the extended header asks for one. Ahead of it, data_left
+ * is set. */
 int pctr_tar_sparse_pax(struct pctr_tar *tar);
 
 #endif

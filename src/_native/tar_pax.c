@@ -1,4 +1,5 @@
-/* Extended headers: records of the form "LENGTH KEY=VALUE\n" (POSIX.1-2017, pax, "pax Extended Header"). */
+/* Extended headers: records of the form "LENGTH KEY=VALUE\n" (POSIX.1-2017, pax, "pax Extended
+ * Header"). */
 #include "tar_parts.h"
 
 #include <string.h>
@@ -115,7 +116,8 @@ read_xattr(struct pctr_tar *tar, char *name, const char *value, size_t size)
         return pctr_tar_fail(tar, PCTR_TAR_TOO_LONG, 0, "too many extended attributes");
     }
     decode_percent(name);
-    entry->xattrs[entry->xattr_count++] = (struct pctr_tar_xattr){.name = name, .value = value, .size = size};
+    entry->xattrs[entry->xattr_count++] =
+        (struct pctr_tar_xattr){.name = name, .value = value, .size = size};
     return 0;
 }
 
@@ -173,7 +175,8 @@ read_sparse(struct pctr_tar *tar, const char *key, const char *value, size_t siz
     return pctr_tar_fail(tar, PCTR_TAR_UNSUPPORTED, 0, "an unknown sparse format");
 }
 
-/* One record. Keys that say nothing about what lands on disk (comments, user names, other tools' notes) are passed. */
+/* One record. Keys that say nothing about what lands on disk (comments, user names, other tools'
+ * notes) are passed. */
 static int
 read_record(struct pctr_tar *tar, char *key, const char *value, size_t size)
 {
@@ -208,13 +211,13 @@ read_record(struct pctr_tar *tar, char *key, const char *value, size_t size)
     return 0;
 }
 
-/* Engines ignore global headers, other readers honour them. What is harmless either way passes; a key that would make
- * the two see different entries is refused. */
+/* Engines ignore global headers, other readers honour them. What is harmless either way passes; a
+ * key that would make the two see different entries is refused. */
 static int
 check_global(struct pctr_tar *tar, const char *key)
 {
-    if (strcmp(key, "path") == 0 || strcmp(key, "linkpath") == 0 || strcmp(key, "size") == 0
-        || strncmp(key, "GNU.sparse.", 11) == 0) {
+    if (strcmp(key, "path") == 0 || strcmp(key, "linkpath") == 0 || strcmp(key, "size") == 0 ||
+        strncmp(key, "GNU.sparse.", 11) == 0) {
         return malformed(tar, "a name or size for every entry");
     }
     return 0;
@@ -222,14 +225,15 @@ check_global(struct pctr_tar *tar, const char *key)
 
 /* Cuts the record at *at out of the text, as three strings; 0 or -1. */
 static int
-cut_record(struct pctr_tar *tar, size_t size, size_t *at, char **key, char **value, size_t *value_size)
+cut_record(struct pctr_tar *tar, size_t size, size_t *at, char **key, char **value,
+           size_t *value_size)
 {
     char *record = tar->pax_text + *at;
     size_t left = size - *at;
     char *space = memchr(record, ' ', left < 8 ? left : 8);
     uint64_t length;
-    if (space == NULL || !pctr_tar_decimal(record, (size_t)(space - record), &length) || length > left
-        || length < (size_t)(space - record) + 4 || record[length - 1] != '\n') {
+    if (space == NULL || !pctr_tar_decimal(record, (size_t)(space - record), &length) ||
+        length > left || length < (size_t)(space - record) + 4 || record[length - 1] != '\n') {
         return malformed(tar, "a record of an extended header");
     }
     char *end = record + length - 1;

@@ -1,4 +1,5 @@
-/* The maps of sparse files (GNU tar manual, "Storing Sparse Files"): where in the file the stored bytes belong. */
+/* The maps of sparse files (GNU tar manual, "Storing Sparse Files"): where in the file the stored
+ * bytes belong. */
 #include "tar_parts.h"
 
 #include <string.h>
@@ -34,7 +35,8 @@ pctr_tar_sparse_add(struct pctr_tar *tar, uint64_t offset, uint64_t length)
             return bad_map(tar);
         }
     }
-    entry->extents[entry->extent_count++] = (struct pctr_tar_extent){.offset = offset, .length = length};
+    entry->extents[entry->extent_count++] =
+        (struct pctr_tar_extent){.offset = offset, .length = length};
     return 0;
 }
 
@@ -70,8 +72,8 @@ add_old_pairs(struct pctr_tar *tar, const unsigned char *pairs, uint32_t count)
         if (pairs[0] == '\0') {
             return 0;
         }
-        if (!pctr_tar_number(pairs, 12, &offset) || !pctr_tar_number(pairs + 12, 12, &length) || offset < 0
-            || length < 0) {
+        if (!pctr_tar_number(pairs, 12, &offset) || !pctr_tar_number(pairs + 12, 12, &length) ||
+            offset < 0 || length < 0) {
             return bad_map(tar);
         }
         if (pctr_tar_sparse_add(tar, (uint64_t)offset, (uint64_t)length) < 0) {
@@ -92,15 +94,18 @@ pctr_tar_sparse_old(struct pctr_tar *tar, const unsigned char *block)
     if (add_old_pairs(tar, block + AT_OLD_MAP, OLD_IN_HEADER) < 0) {
         return -1;
     }
-    /* The extension blocks are not counted in the size field: they are taken as data, which is set anew after them. */
+    /* The extension blocks are not counted in the size field: they are taken as data, which is set
+     * anew after them. */
     uint64_t stored = tar->data_left;
     bool extended = block[AT_OLD_EXTENDED] != 0;
-    /* Each block but the last must bring an area, so their number is bounded like that of the areas. */
+    /* Each block but the last must bring an area, so their number is bounded like that of the
+     * areas. */
     while (extended) {
         unsigned char more[PCTR_TAR_BLOCK];
         uint32_t before = tar->entry.extent_count;
         tar->data_left = sizeof(more);
-        if (pctr_tar_take(tar, more, sizeof(more)) < 0 || add_old_pairs(tar, more, OLD_IN_BLOCK) < 0) {
+        if (pctr_tar_take(tar, more, sizeof(more)) < 0 ||
+            add_old_pairs(tar, more, OLD_IN_BLOCK) < 0) {
             return -1;
         }
         extended = more[OLD_IN_BLOCK * OLD_PAIR] != 0;
@@ -150,7 +155,8 @@ read_line(struct pctr_tar *tar, uint64_t *value, uint32_t *taken)
     return bad_map(tar);
 }
 
-/* Format 1.0: the map stands ahead of the data, a number on each line, filled up to a whole block. */
+/* Format 1.0: the map stands ahead of the data, a number on each line, filled up to a whole
+ * block. */
 static int
 read_lines(struct pctr_tar *tar)
 {
@@ -165,8 +171,8 @@ read_lines(struct pctr_tar *tar)
     }
     for (uint64_t i = 0; i < count; i++) {
         uint64_t offset, length;
-        if (read_line(tar, &offset, &taken) < 0 || read_line(tar, &length, &taken) < 0
-            || pctr_tar_sparse_add(tar, offset, length) < 0) {
+        if (read_line(tar, &offset, &taken) < 0 || read_line(tar, &length, &taken) < 0 ||
+            pctr_tar_sparse_add(tar, offset, length) < 0) {
             return -1;
         }
     }
@@ -179,8 +185,8 @@ pctr_tar_sparse_pax(struct pctr_tar *tar)
 {
     const struct pctr_tar_pax *pax = &tar->pax;
     uint32_t version = pax->set & (PCTR_TAR_SET_SPARSE_MAJOR | PCTR_TAR_SET_SPARSE_MINOR);
-    bool listed = pax->sparse_map != NULL || tar->entry.extent_count > 0
-                  || (pax->set & (PCTR_TAR_SET_HALF_EXTENT | PCTR_TAR_SET_SPARSE_BLOCKS)) != 0;
+    bool listed = pax->sparse_map != NULL || tar->entry.extent_count > 0 ||
+                  (pax->set & (PCTR_TAR_SET_HALF_EXTENT | PCTR_TAR_SET_SPARSE_BLOCKS)) != 0;
     if (version == 0 && !listed) {
         bool named = pax->sparse_name != NULL || (pax->set & PCTR_TAR_SET_REAL_SIZE) != 0;
         return named ? bad_map(tar) : 0;

@@ -12,9 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DEPTH 32u          /* levels kept open: deeper ones are moved up */
-#define CHUNK 4096u        /* bytes of directory entries read at once, a level: some 100 names */
-#define SPARE_PASSES 64u   /* times that a directory may be read again without anything moved into it */
+#define DEPTH 32u   /* levels kept open: deeper ones are moved up */
+#define CHUNK 4096u /* bytes of directory entries read at once, a level: some 100 names */
+#define SPARE_PASSES \
+    64u /* times that a directory may be read again without anything moved into it */
 
 struct level {
     int fd;
@@ -80,9 +81,9 @@ fail(struct removal *removal, uint32_t levels, const char *what)
     return -1;
 }
 
-/* Gives the owner all rights on a directory that cannot be opened for lack of them, and on `dir_fd` that holds it, when
- * that `is_inside` the tree. chmod(2) would follow a link, and fchmod(2) refuses an O_PATH descriptor, so the way is the
- * descriptor's name in /proc. */
+/* Gives the owner all rights on a directory that cannot be opened for lack of them, and on `dir_fd`
+ * that holds it, when that `is_inside` the tree. chmod(2) would follow a link, and fchmod(2)
+ * refuses an O_PATH descriptor, so the way is the descriptor's name in /proc. */
 static int
 open_up(int dir_fd, const char *name, bool is_inside)
 {
@@ -170,8 +171,8 @@ next_entry(struct level *level)
     return 1;
 }
 
-/* Moves a directory that lies too deep to the top of the tree, under a name that is free there. The kernel wants write
- * permission on both its parents and, as its `..` changes, on itself. */
+/* Moves a directory that lies too deep to the top of the tree, under a name that is free there. The
+ * kernel wants write permission on both its parents and, as its `..` changes, on itself. */
 static int
 move_up(struct removal *removal, struct level *level, const char *name)
 {
@@ -195,7 +196,8 @@ move_up(struct removal *removal, struct level *level, const char *name)
     }
 }
 
-/* Deals with a directory: into it, or up with it, or away with it when it has become something else. */
+/* Deals with a directory: into it, or up with it, or away with it when it has become something
+ * else. */
 static int
 enter(struct removal *removal)
 {
@@ -220,7 +222,8 @@ enter(struct removal *removal)
         return 0;
     }
     if (errno != ENOENT && errno != ENOTDIR && errno != ELOOP) {
-        return fail(removal, removal->depth, errno == EXDEV ? "a mount stands here" : "opening a directory");
+        return fail(removal, removal->depth,
+                    errno == EXDEV ? "a mount stands here" : "opening a directory");
     }
     if (unlink_in(level->fd, name, 0) < 0) {
         return fail(removal, removal->depth, "removing a file");
@@ -246,7 +249,8 @@ remove_entry(struct removal *removal)
     return errno == EISDIR ? enter(removal) : fail(removal, removal->depth, "removing a file");
 }
 
-/* Removes the level's own directory, once its entries are gone: 0, also when it must be read again, or -1. */
+/* Removes the level's own directory, once its entries are gone: 0, also when it must be read again,
+ * or -1. */
 static int
 pop(struct removal *removal)
 {
@@ -255,7 +259,8 @@ pop(struct removal *removal)
     int dir_fd = above > 0 ? removal->levels[above - 1].fd : removal->parent_fd;
     const char *name = above > 0 ? entry_name(&removal->levels[above - 1]) : removal->name;
     /* The tree's own parent is not part of the tree: its mode stays as it is. */
-    int status = above > 0 ? unlink_in(dir_fd, name, AT_REMOVEDIR) : unlinkat(dir_fd, name, AT_REMOVEDIR);
+    int status = above > 0 ? unlink_in(dir_fd, name, AT_REMOVEDIR)
+                           : unlinkat(dir_fd, name, AT_REMOVEDIR);
     if (status == 0 || errno == ENOENT) {
         close(level->fd);
         removal->depth--;
@@ -264,12 +269,15 @@ pop(struct removal *removal)
         }
         return 0;
     }
-    /* Some file systems skip entries when others go meanwhile, and deep directories were moved here. */
-    if ((errno == ENOTEMPTY || errno == EEXIST) && level->progress && level->passes++ < SPARE_PASSES) {
+    /* Some file systems skip entries when others go meanwhile, and deep directories were moved
+     * here. */
+    if ((errno == ENOTEMPTY || errno == EEXIST) && level->progress &&
+        level->passes++ < SPARE_PASSES) {
         level->progress = false;
         level->next = 0;
         level->have = 0;
-        return lseek(level->fd, 0, SEEK_SET) < 0 ? fail(removal, above, "reading a directory again") : 0;
+        return lseek(level->fd, 0, SEEK_SET) < 0 ? fail(removal, above, "reading a directory again")
+                                                 : 0;
     }
     return fail(removal, above, "removing a directory");
 }

@@ -65,6 +65,17 @@ class ContainerDir:
     def fd(self) -> int:
         return self._lock.fd
 
+    def hand_over(self) -> None:
+        """Closes this process's descriptor without giving the lock up for the supervisor's copy."""
+        os.close(self._lock.detach())
+
+    def remove(self) -> None:
+        """Removes a directory in which nothing ever ran. Raises StoreError."""
+        with store_errors("removing", self.path):
+            for path in (self.upper, self.work, self.path):
+                os.rmdir(path)
+        self.close()
+
     def close(self) -> None:
         """Gives the lock up, also where the supervisor has a copy of `fd`; twice does no harm."""
         self._lock.release()

@@ -13,7 +13,7 @@ import os
 import select
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pycontainer import _sys
@@ -92,8 +92,8 @@ class Job:
             os.close(self.channel)
             self.channel = -1
 
-    @staticmethod
-    def _lost() -> SupervisorError:
+    def _lost(self) -> SupervisorError:
+        self.supervisor.died()
         return SupervisorError("waiting for the supervisor, which died", errno=errno.ECONNRESET)
 
 
@@ -104,7 +104,8 @@ class Supervisor:
         """Start one. `rootless` None: a user namespace is entered where this process cannot
         mount (user_namespaces(7)). Raises `SupervisorError` naming the stage."""
         self.pid = 0
-        self.owner_pid = os.getpid()
+        self.on_death: Callable[[], None] | None = None
+        self._lock = threading.Lock()
         self._jobs = itertools.count(_FIRST_JOB)
         try:
             self._sock, self.in_memory = _sys.start_supervisor()
@@ -122,10 +123,11 @@ class Supervisor:
             self.close()
             raise
 
-    def hello(self, final: bytes) -> None:
-        """Check the protocol, and leave a cleanup plan for the supervisor's own end."""
+    def hello(self, final: bytes, lock: int | None = None) -> None:
+        """Check the protocol, and leave a cleanup plan for the supervisor's own end and the
+        descriptor of a lock that it holds until then (the caller's copy stays the caller's)."""
         message = self._message(VERB["HELLO"], cleanup=final) + final
-        record = self._converse(message)
+        record = self._converse(message, () if lock is None else (lock,))
         if record is None:
             raise SupervisorError("starting the supervisor, which ended at once", errno=errno.EPIPE)
         if record.kind != RECORD["HELLO"]:
@@ -171,6 +173,18 @@ class Supervisor:
     def signal(self, job: int, number: int) -> None:
         self._send(self._message(VERB["SIGNAL"], job, signal=number), channel=False)
 
+    def died(self) -> None:
+        """Called by whoever finds out: hangs up, and has its leavings removed, once."""
+        with self._lock:
+            tidy, self.on_death = self.on_death, None
+            self.close()
+        if tidy is not None:
+            tidy()
+
+    @property
+    def closed(self) -> bool:
+        return self._sock < 0
+
     def close(self) -> None:
         """Hang up: the supervisor kills what it started and ends."""
         if self._sock >= 0:
@@ -179,7 +193,7 @@ class Supervisor:
 
     def __repr__(self) -> str:
         kind = "rootless" if self.rootless else "root"
-        return f"<Supervisor pid={self.pid} {kind}{'' if self._sock >= 0 else ' closed'}>"
+        return f"<Supervisor pid={self.pid} {kind}{' closed' if self.closed else ''}>"
 
     def _enter_userns(self, maps: idmap.IdMap) -> None:
         body = maps.encode()
@@ -208,11 +222,13 @@ class Supervisor:
             except InterruptedError:
                 continue
             except OSError as error:
+                if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.EBADF):
+                    self.died()
                 raise SupervisorError("asking the supervisor", errno=error.errno) from error
 
-    def _converse(self, message: bytes) -> Record | None:
+    def _converse(self, message: bytes, fds: Sequence[int] = ()) -> Record | None:
         """Sends a request and gives the one record that answers it, None for a closed channel."""
-        channel = self._send(message, channel=True)
+        channel = self._send(message, fds, channel=True)
         try:
             poll = select.poll()
             poll.register(channel, select.POLLIN)
@@ -240,10 +256,10 @@ def default() -> Supervisor:
     """This process's supervisor, started at first use; a forked child gets one of its own."""
     global _current
     supervisor = _current
-    if supervisor is not None and supervisor._sock >= 0:
+    if supervisor is not None and not supervisor.closed:
         return supervisor
     with _lock:
-        if _current is None or _current._sock < 0:
+        if _current is None or _current.closed:
             _current = Supervisor()
         return _current
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
 
 from pycontainer import _sys
 from pycontainer.errors import LaunchError, SupervisorError
+from pycontainer.supervisor import plan
 
 if TYPE_CHECKING:
     from pycontainer._sys import Record
@@ -78,15 +78,16 @@ def stage_text(stage: int) -> str:
     return _TEXT.get(stage, f"stage {stage}")
 
 
-def launch_error(record: Record, *, rootless: bool, fstypes: dict[str, str] | None = None) -> LaunchError:
-    """The typed error for a FAILED record, with a hint where the cause is known."""
+def launch_error(record: Record, *, rootless: bool, encoded: bytes = b"") -> LaunchError:
+    """The typed error for a FAILED record of the plan `encoded`, with a hint where the cause is known."""
     from pycontainer.runtime.hints import hint_for
 
     stage = stage_text(record.stage)
     path = record.detail or None
-    if record.stage == _OPS["MOUNT"] and fstypes and path in fstypes:
-        stage = f"mounting {fstypes[path]} on"
-    if record.stage == _STAGES["REQUEST"] and record.error == errno.EBADMSG:
+    if record.stage == _STAGES["REQUEST"]:
         return SupervisorError(stage, errno=record.error)
-    hint = hint_for(stage.removesuffix(" on"), record.error, path, rootless=rootless)
+    if record.stage == _OPS["MOUNT"] and encoded:
+        path, fstype = plan.mount_at(encoded, record.op)
+        stage = f"mounting {fstype}"
+    hint = hint_for(stage, record.error, path, rootless=rootless)
     return LaunchError(stage, errno=record.error, path=path, hint=hint)

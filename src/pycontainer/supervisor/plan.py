@@ -154,10 +154,10 @@ class Ops:
         self.add(OP["HOSTNAME"], s1=self.data.text(name))
 
     def sysctl(self, name: str, value: str) -> None:
+        """`name` is a path below /proc/sys."""
         encoded = os.fsencode(value)
-        path = name.replace(".", "/")
         data = self.data
-        self.add(OP["SYSCTL"], s1=data.text(path), s2=data.raw(encoded), size=len(encoded))
+        self.add(OP["SYSCTL"], s1=data.text(name), s2=data.raw(encoded), size=len(encoded))
 
     # The file system.
 
@@ -282,6 +282,19 @@ def encode(data: Data, prepare: bytes = b"", setup: bytes = b"", tail: bytes = b
     size = _OP.size
     header = _HEADER.pack(len(prepare) // size, len(setup) // size, len(tail) // size, len(encoded))
     return b"".join((header, prepare, setup, tail, encoded))
+
+
+def mount_at(encoded: bytes, index: int) -> tuple[str, str]:
+    """Target and type of a MOUNT operation in an encoded plan, for an error that names them."""
+    prepare, setup, tail, _ = _HEADER.unpack_from(encoded)
+    fields = _OP.unpack_from(encoded, _HEADER.size + index * _OP.size)
+    data = _HEADER.size + (prepare + setup + tail) * _OP.size
+
+    def text(offset: int) -> str:
+        start = data + offset
+        return os.fsdecode(encoded[start : encoded.index(b"\0", start)])
+
+    return text(fields[3]), text(fields[4])
 
 
 _U64 = (1 << 64) - 1

@@ -1,0 +1,260 @@
+"""One program under way, from its start to its result: what `run`, `exec` and `start` share."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pycontainer import launch
+from pycontainer.completed import Cause, Completed, Usage
+from pycontainer.errors import InvalidOption, SupervisorError, Timeout
+from pycontainer.runtime import cgroups, plan
+from pycontainer.streams import STDOUT, Pump, Streams
+from pycontainer.supervisor import failure
+from pycontainer.supervisor.client import RECORD, START
+
+if TYPE_CHECKING:
+    from pycontainer._sys import Record
+    from pycontainer.image import Image
+    from pycontainer.launch import Command
+    from pycontainer.options import Options
+    from pycontainer.runtime.cgroups import CgroupPlan
+    from pycontainer.runtime.user import Identity
+    from pycontainer.session import Session
+    from pycontainer.supervisor.client import Job
+
+_DEFAULT_TERMINAL = (24, 80)
+_SIGKILL = 9
+
+
+@attrs.frozen
+class Text:
+    """How captured bytes become text, as `subprocess` has it; None of it leaves them bytes."""
+
+    on: bool = False
+    encoding: str | None = None
+    errors: str | None = None
+
+    @classmethod
+    def of(cls, text: bool, encoding: str | None, errors: str | None) -> Text:
+        return cls(bool(text or encoding or errors), encoding, errors)
+
+    def decode(self, data: bytes) -> Any:
+        if not self.on:
+            return data
+        text = data.decode(self.encoding or "utf-8", self.errors or "strict")
+        return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+    def encode(self, data: Any) -> bytes:
+        """Input for a program; text where text is on, else anything bytes-like."""
+        if data is None:
+            return b""
+        if isinstance(data, str):
+            if not self.on:
+                raise InvalidOption("input: must be bytes, or text with text=True")
+            return data.encode(self.encoding or "utf-8", self.errors or "strict")
+        try:
+            return bytes(memoryview(data))
+        except TypeError:
+            raise InvalidOption(f"input: must be bytes, not {type(data).__name__}") from None
+
+
+BYTES = Text()
+
+
+@attrs.define
+class Execution:
+    """A job of the supervisor that runs a program, and what its result needs."""
+
+    job: Job
+    streams: Streams
+    command: Command
+    session: Session
+    cgroup: CgroupPlan | None
+    encoded: bytes
+    """The plan, for an error that names its operation."""
+    oom_before: int = 0
+    """Kills in the container before this program joined it."""
+
+    def pump(self, data: bytes = b"") -> Pump:
+        return Pump(self.job, self.streams, data)
+
+    def final(self) -> Record:
+        """The last record, once it is there. Raises `LaunchError` where there was no start."""
+        record = self.job.final
+        assert record is not None
+        if record.kind == RECORD["FAILED"]:
+            raise failure.launch_error(record, rootless=self.session.rootless, encoded=self.encoded)
+        return record
+
+    def completed(self, text: Text, *, timed_out: bool = False) -> Completed:
+        """The result, from the final record and what was captured."""
+        record = self.final()
+        measured = self._measured(record)
+        code = os.waitstatus_to_exitcode(record.status)
+        cause: Cause = "exited" if code >= 0 else "signaled"
+        if timed_out:
+            cause = "timeout"
+        elif code != 0 and (measured.oom_kills or 0) > self.oom_before:
+            cause = "oom"
+        return Completed(
+            self.command.shown,
+            code,
+            self._captured("stdout", text),
+            self._captured("stderr", text),
+            cause=cause,
+            usage=_usage(record, measured),
+        )
+
+    def _measured(self, record: Record) -> cgroups.CgroupUsage:
+        if self.cgroup is None or not record.collected:
+            return cgroups.CgroupUsage()
+        return cgroups.usage(self.cgroup, record.collected)
+
+    def _captured(self, name: str, text: Text) -> Any:
+        return text.decode(b"".join(self.streams.capture.get(name, ())))
+
+    def run(self, data: bytes, text: Text, timeout: float | None, *, began: float) -> Completed:
+        """Moves all bytes and waits. However it ends, nothing of the program is left."""
+        deadline = None if timeout is None else began + timeout
+        pump = self.pump(data)
+        try:
+            ended = pump.run(deadline)
+            if not ended:
+                pump.kill()
+        except BaseException:
+            abort(self, pump)
+            raise
+        finally:
+            self.streams.close()
+        if ended:
+            return self.completed(text)
+        assert timeout is not None
+        raise Timeout(self.completed(text, timed_out=True), timeout)
+
+
+def abort(execution: Execution, pump: Pump) -> None:
+    """Ends a program whose caller is being interrupted; that exception goes on afterwards."""
+    # The supervisor's death has ended the program, too.
+    with suppress(SupervisorError, BrokenPipeError):
+        pump.kill()
+
+
+def _usage(record: Record, measured: cgroups.CgroupUsage) -> Usage:
+    return Usage(
+        max(0.0, record.exited - record.started) if record.started else 0.0,
+        record.user if measured.user_cpu is None else measured.user_cpu,
+        record.system if measured.system_cpu is None else measured.system_cpu,
+        measured.peak_memory,
+        record.input_bytes if measured.io_read is None else measured.io_read,
+        record.output_bytes if measured.io_write is None else measured.io_write,
+    )
+
+
+def open_streams(options: Options, stdin: Any, stdout: Any, stderr: Any) -> Streams:
+    streams = Streams(tty=options.tty)
+    streams.open(stdin, stdout, None if options.tty and stderr == STDOUT else stderr)
+    return streams
+
+
+def begin_container(
+    session: Session,
+    image: Image,
+    args: Any,
+    options: Options,
+    streams: Streams,
+    *,
+    container: str,
+    root: plan.Root,
+    trees: Sequence[str] = (),
+    lock: int | None = None,
+    report: bool,
+) -> Execution:
+    """Ask for a container. It is under way when this returns; how it went is in the job's records.
+
+    `container` is its id, `root` its writable layer, `trees` what is removed with it, `lock` the
+    descriptor that keeps those from being swept meanwhile. `report` asks for a STARTED record.
+    """
+    who = launch.identity(image, options.user, session)
+    hostname = options.hostname or container[:12]
+    command = launch.command(image, args, options, who, hostname)
+    limits = options.limits()
+    groups = session.limits(container, limits, defaults=options.pids is None)
+    shape = launch.shape(session, image, options, who, groups.mounts)
+    terminal = _DEFAULT_TERMINAL if options.tty else None
+    encoded = plan.container(
+        shape,
+        root,
+        groups,
+        hostname=hostname,
+        argv=command.argv,
+        paths=command.paths,
+        env=command.env,
+        pass_fds=options.pass_fds,
+        tty=terminal,
+    )
+    flags = START["NEW_PIDNS"] | (START["INIT"] if options.init else 0)
+    flags |= (START["REPORT"] if report else 0) | (START["HOLD"] if lock is not None else 0)
+    fds = [] if lock is None else [lock]
+    job = session.supervisor.start(
+        encoded, plan.cleanup(groups, trees), _descriptors(fds, streams, options), flags=flags
+    )
+    return Execution(job, streams, command, session, groups, encoded)
+
+
+def begin_joining(
+    session: Session,
+    target: int,
+    options: Options,
+    who: Identity,
+    command: Command,
+    streams: Streams,
+    cgroup: CgroupPlan | None,
+    *,
+    cwd: str,
+    report: bool,
+    oom_before: int,
+) -> Execution:
+    """Ask for a program in the container of the job `target`."""
+    encoded = plan.joining(
+        launch.program(session, options, who, cwd),
+        cgroup,
+        argv=command.argv,
+        paths=command.paths,
+        env=command.env,
+        pass_fds=options.pass_fds,
+        tty=_DEFAULT_TERMINAL if options.tty else None,
+    )
+    flags = START["INIT"] | (START["REPORT"] if report else 0)
+    job = session.supervisor.start(
+        encoded,
+        plan.cleanup(cgroup, remove=False),
+        _descriptors([], streams, options),
+        flags=flags,
+        target=target,
+    )
+    return Execution(job, streams, command, session, cgroup, encoded, oom_before)
+
+
+def _descriptors(fds: list[int], streams: Streams, options: Options) -> list[int]:
+    """In the order that the plan counts on: streams, what is passed on, the terminal's socket."""
+    fds += streams.child
+    fds += options.pass_fds
+    if streams.tty:
+        fds.append(streams.console_child)
+    return fds
+
+
+def now() -> float:
+    return time.monotonic()
+
+
+def kill_quietly(job: Job) -> None:
+    """For clean-up where the job may be over, or the supervisor gone with it."""
+    with suppress(SupervisorError):
+        job.signal(_SIGKILL)

@@ -1,0 +1,283 @@
+"""From an image, arguments and options to what the supervisor is asked."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pycontainer.errors import CapabilityUnavailable, InvalidOption
+from pycontainer.mounts import Bind, Content, Tmpfs
+from pycontainer.option_values import RLIMITS, SeccompProfile
+from pycontainer.runtime import isolation, plan
+from pycontainer.runtime.seccomp import compile_filter
+from pycontainer.runtime.user import Identity, host_account_files, read_account_files, resolve
+from pycontainer.snapshot import overlay
+from pycontainer.store import HostRoot, LayeredRoot
+
+if TYPE_CHECKING:
+    from pycontainer.image import Image
+    from pycontainer.options import Options
+    from pycontainer.runtime.cgroups import CgroupMount
+    from pycontainer.session import Session
+
+Arguments = Sequence["str | bytes | os.PathLike[Any]"]
+
+_SHAPE_OPTIONS = (
+    "tty",
+    "init",
+    "umask",
+    "ulimits",
+    "mounts",
+    "read_only",
+    "shm_size",
+    "devices",
+    "network",
+    "privileged",
+    "no_new_privileges",
+    "sysctls",
+    "masked_paths",
+    "readonly_paths",
+)
+
+
+@attrs.frozen
+class Command:
+    """A program to run: its arguments, where it may lie, and its environment."""
+
+    argv: tuple[bytes, ...]
+    paths: tuple[str, ...]
+    env: Mapping[str, str]
+    shown: Any
+    """The arguments as the caller gave them, for results and errors."""
+
+
+def arguments(value: str | bytes | os.PathLike[Any] | Arguments) -> tuple[bytes, ...]:
+    """Arguments for execve(2). A single string is a program's name, as in `subprocess`."""
+    if isinstance(value, (str, bytes, os.PathLike)):
+        value = (value,)
+    try:
+        found = tuple([os.fsencode(word) for word in value])
+    except TypeError as error:
+        raise InvalidOption(f"args={value!r}: must be a list of text, bytes and paths") from error
+    for word in found:
+        if b"\0" in word:
+            raise InvalidOption(f"args={value!r}: must not contain a NUL byte")
+    return found
+
+
+def command(image: Image, args: Any, options: Options, identity: Identity, hostname: str) -> Command:
+    """What to execute: `entrypoint` and `args`, or the image's own (image-spec, config.md)."""
+    config = image.config
+    entrypoint = (config.entrypoint or ()) if options.entrypoint is None else options.entrypoint
+    if args is None:
+        # An entry point of the caller's own gets none of the image's arguments, as with docker.
+        args = (config.cmd or ()) if options.entrypoint is None else ()
+    argv = tuple(map(os.fsencode, entrypoint)) + arguments(args)
+    if not argv or not argv[0]:
+        raise InvalidOption(f"args: nothing to run, and {image!r} names no program of its own")
+    env = dict(config.env)
+    env.setdefault("PATH", isolation.DEFAULT_PATH)
+    env["HOSTNAME"] = hostname
+    env.setdefault("HOME", identity.home or "/")
+    if options.tty:
+        env.setdefault("TERM", "xterm")
+    env = merge_env(env, options.env)
+    return Command(argv, program_paths(argv[0], env), env, _shown(args, argv))
+
+
+def merge_env(env: dict[str, str], changes: Sequence[tuple[str, str | None]]) -> dict[str, str]:
+    """`env` with the changes; None takes a variable away."""
+    for name, value in changes:
+        if value is None:
+            env.pop(name, None)
+        else:
+            env[name] = value
+    return env
+
+
+def program_paths(program: bytes, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Where execvp(3) would look, with the container's PATH. Empty and relative entries mean the
+    working directory there; here they are left out, as container engines do."""
+    name = os.fsdecode(program)
+    if "/" in name:
+        return (name,)
+    found = tuple([f"{where}/{name}" for where in env.get("PATH", "").split(":") if where.startswith("/")])
+    return found or (f"/{name}",)
+
+
+def _shown(args: Any, argv: tuple[bytes, ...]) -> Any:
+    return args if args else [os.fsdecode(word) for word in argv]
+
+
+def identity(image: Image, user: str | None, session: Session) -> Identity:
+    """Who the program is, looked up in the image's own account files."""
+    root = image.rootfs()
+    asked = image.config.user if user is None else user
+    if isinstance(root, HostRoot):
+        passwd, group = host_account_files()
+    else:
+        passwd, group = _account_files(root.lower)
+    found = resolve(asked or None, passwd, group, image=repr(image))
+    if not session.many_ids and (found.uid != 0 or found.gid != 0):
+        raise CapabilityUnavailable(
+            f"user={asked!r}: this user's namespace holds root alone",
+            remedy="install newuidmap (package uidmap) and give this user a range in /etc/subuid and /etc/subgid",
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _account_files(lower: tuple[str, ...]) -> tuple[bytes, bytes]:
+    return read_account_files(lower)
+
+
+def program(session: Session, options: Options, who: Identity, cwd: str) -> plan.Program:
+    """The program's process, apart from its arguments."""
+    capabilities = isolation.resolve_capabilities(
+        options.cap_add, options.cap_drop, privileged=options.privileged, bounding=session.capabilities
+    )
+    return plan.Program(
+        uid=who.uid,
+        gid=who.gid,
+        groups=who.groups if session.many_ids else None,
+        cwd=cwd,
+        umask=0o022 if options.umask is None else options.umask,
+        capabilities=isolation.capability_mask(capabilities),
+        seccomp=_seccomp(options, capabilities),
+        no_new_privileges=options.no_new_privileges and not options.privileged,
+        rlimits=tuple([(RLIMITS[name], soft, hard) for name, soft, hard in options.ulimits]),
+        tty=options.tty,
+        init=options.init,
+    )
+
+
+def _seccomp(options: Options, capabilities: frozenset[str]) -> bytes | None:
+    if options.privileged and options.seccomp == "default":
+        return None
+    profile: Any = options.seccomp
+    if isinstance(profile, SeccompProfile):
+        profile = json.loads(profile.document)
+    return compile_filter(profile, capabilities)
+
+
+def shape(
+    session: Session,
+    image: Image,
+    options: Options,
+    who: Identity,
+    cgroup_mounts: tuple[CgroupMount, ...],
+) -> plan.Shape:
+    """Everything about the container that does not change from one start to the next."""
+    root = image.rootfs()
+    host = isinstance(root, HostRoot)
+    cwd = options.cwd or image.config.cwd or "/"
+    wanted = tuple([getattr(options, name) for name in _SHAPE_OPTIONS])
+    return _shape(
+        program(session, options, who, cwd),
+        host,
+        session.store.path if host else "",
+        session.rootless,
+        cgroup_mounts,
+        wanted,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _shape(
+    program: plan.Program,
+    host: bool,
+    store: str,
+    rootless: bool,
+    cgroup_mounts: tuple[CgroupMount, ...],
+    wanted: tuple[Any, ...],
+) -> plan.Shape:
+    options = dict(zip(_SHAPE_OPTIONS, wanted, strict=True))
+    privileged = options["privileged"]
+    masked, readonly = options["masked_paths"], options["readonly_paths"]
+    if masked is None:
+        masked = () if privileged else isolation.masked_paths()
+    if readonly is None:
+        readonly = () if privileged else isolation.READONLY_PATHS
+    own_network = options["network"] != "host"
+    mounts = tuple([_mount(mount) for mount in options["mounts"]])
+    return plan.Shape(
+        program=program,
+        host=overlay.host_view((store,), whole=not rootless) if host else None,
+        mounts=(*(() if own_network else _resolver(host)), *mounts),
+        cgroup_mounts=cgroup_mounts,
+        masked=masked,
+        readonly=readonly,
+        sysctls=options["sysctls"],
+        devices=(*_devices(options["devices"]), *(_all_devices() if privileged else ())),
+        shm_size=options["shm_size"],
+        read_only=options["read_only"],
+        own_network=own_network,
+        rootless=rootless,
+        bind_devices=rootless or (_can_make_devices(program) and not privileged),
+        writable_sys=privileged,
+        root_flags=0 if privileged else isolation.MS_NODEV,
+    )
+
+
+def _can_make_devices(program: plan.Program) -> bool:
+    """With this capability a program could make any device; on a file system that has none it
+    could not open it."""
+    return bool(program.capabilities >> isolation.CAPABILITIES["MKNOD"] & 1)
+
+
+def _mount(mount: Bind | Tmpfs | Content) -> plan.Mount:
+    if isinstance(mount, Bind):
+        return plan.BindMount(
+            mount.src, mount.dst, mount.flags, mount.propagation_flags, mount.recursive
+        )
+    if isinstance(mount, Tmpfs):
+        return plan.TmpfsMount(mount.dst, mount.flags, mount.data)
+    return plan.FileMount(mount.dst, mount.data, mount.mode, mount.uid, mount.gid)
+
+
+def _resolver(host: bool) -> tuple[plan.Mount, ...]:
+    """In the host's network its resolver counts. On the host image the files are there already,
+    but for a link into /run, which a container has of its own."""
+    found = []
+    for path in ("/etc/resolv.conf", "/etc/hosts"):
+        real = os.path.realpath(path)
+        if not host or real.startswith("/run/"):
+            target = real if host else path
+            found.append(
+                plan.BindMount(real, target, isolation.MS_RDONLY, recursive=False, missing_ok=True)
+            )
+    return tuple(found)
+
+
+def _devices(devices: Sequence[Any]) -> tuple[tuple[str, str], ...]:
+    for device in devices:
+        if not {"r", "w"} <= set(device.access):
+            raise CapabilityUnavailable(
+                f"device {device.src} with access {device.access!r}: nodes are given for reading and writing",
+                remedy="ask for 'rw' or 'rwm'",
+            )
+    return tuple([(device.src, device.dst) for device in devices])
+
+
+def _all_devices() -> tuple[tuple[str, str], ...]:
+    """Every node directly in the host's /dev, but those that each container has of its own."""
+    own = {device.name for device in isolation.DEVICES} | {name for name, _ in isolation.DEVICE_LINKS}
+    own |= {"console"}
+    found = []
+    with os.scandir("/dev") as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            mode = entry.stat(follow_symlinks=False).st_mode & 0o170000
+            if mode in (0o020000, 0o060000) and entry.name not in own:
+                found.append((f"/dev/{entry.name}", f"/dev/{entry.name}"))
+    return tuple(found)
+
+
+def root_of(image: Image) -> LayeredRoot | None:
+    """The layers of an image, None for the host's own root."""
+    root = image.rootfs()
+    return root if isinstance(root, LayeredRoot) else None

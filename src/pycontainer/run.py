@@ -1,0 +1,170 @@
+"""`run`, `create` and `start`: a program in a new container."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from pycontainer import execution, launch, session
+from pycontainer.errors import InvalidOption
+from pycontainer.execution import Text
+from pycontainer.options import Options
+from pycontainer.runtime import plan
+from pycontainer.streams import PIPE
+
+if TYPE_CHECKING:
+    from pycontainer.completed import Completed
+    from pycontainer.container import Container
+    from pycontainer.image import Image
+    from pycontainer.store import ContainerDir, Store
+
+
+def find_image(image: Image | str, store: Store | None) -> Image:
+    """An image by its reference in the store; "host" is this machine's own root."""
+    if not isinstance(image, str):
+        return image
+    from pycontainer.image import Image as ImageClass
+
+    return ImageClass.host() if image == "host" else ImageClass.get(image, store=store)
+
+
+def check_timeout(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout != timeout:
+        raise InvalidOption(f"timeout={timeout!r}: must be a number of seconds")
+    return float(timeout)
+
+
+def capture(capture_output: bool, stdout: Any, stderr: Any) -> tuple[Any, Any]:
+    if not capture_output:
+        return stdout, stderr
+    if stdout is not None or stderr is not None:
+        raise InvalidOption("stdout and stderr may not be used with capture_output")
+    return PIPE, PIPE
+
+
+def with_input(stdin: Any, data: Any) -> Any:
+    if data is None:
+        return stdin
+    if stdin is not None and stdin != PIPE:
+        raise InvalidOption("stdin and input may not both be used")
+    return PIPE
+
+
+def run(
+    image: Image | str,
+    args: Any = None,
+    *,
+    input: Any = None,
+    capture_output: bool = False,
+    stdout: Any = None,
+    stderr: Any = None,
+    stdin: Any = None,
+    text: bool = False,
+    encoding: str | None = None,
+    errors: str | None = None,
+    check: bool = False,
+    timeout: float | None = None,
+    options: Options | None = None,
+    store: Store | None = None,
+    **overrides: Any,
+) -> Completed:
+    """Run a program in a new container, wait for it, and remove everything but its result.
+
+    The parameters up to `timeout` are those of `subprocess.run`; stdin is empty unless given.
+    `args` None runs what the image's config names. All other keywords are options (`Options`),
+    on top of `options`. `timeout` is seconds, from the call on.
+
+    Raises `LaunchError` when there was no start, `Timeout` (everything is dead by then),
+    `ExitError` or `OutOfMemory` with `check=True`, `InvalidOption`, `CapabilityUnavailable`,
+    `ImageNotFound`.
+    """
+    began = time.monotonic()
+    timeout = check_timeout(timeout)
+    if stdin is not None:
+        overrides["stdin"] = stdin
+    chosen = Options.merge(options, overrides)
+    image = find_image(image, store)
+    stdout, stderr = capture(capture_output, stdout, stderr)
+    how = Text.of(text, encoding, errors)
+    data = how.encode(input)
+    here = session.current()
+    streams = execution.open_streams(chosen, with_input(chosen.stdin, input), stdout, stderr)
+    directory = None
+    try:
+        directory = new_directory(image)
+        begun = execution.begin_container(
+            here,
+            image,
+            args,
+            chosen,
+            streams,
+            container=os.urandom(16).hex() if directory is None else directory.id,
+            report=False,
+            **in_directory(image, directory),
+        )
+    except BaseException:
+        streams.close()
+        if directory is not None:
+            directory.remove()
+        raise
+    finally:
+        streams.close_child()
+    if directory is not None:
+        directory.hand_over()
+    result = begun.run(data, how, timeout, began=began)
+    if check:
+        result.check_returncode()
+    return result
+
+
+def new_directory(image: Image) -> ContainerDir | None:
+    """Where a container's writable layer goes; the host image's is in memory, since its own disk
+    cannot be both below and above."""
+    root = launch.root_of(image)
+    return None if root is None else root.store.new_container_dir()
+
+
+def in_directory(image: Image, directory: ContainerDir | None) -> dict[str, Any]:
+    """The arguments of a start for a container that has a directory, or none."""
+    root = launch.root_of(image)
+    if root is None or directory is None:
+        return {"root": plan.Root()}
+    return {
+        "root": plan.Root(root.lower, directory.upper, directory.work),
+        "trees": (directory.path,),
+        "lock": directory.fd,
+    }
+
+
+def create(
+    image: Image | str,
+    args: Any = None,
+    *,
+    options: Options | None = None,
+    store: Store | None = None,
+    **overrides: Any,
+) -> Container:
+    """Make a container without starting it. Options as for `run`; raises as it does."""
+    from pycontainer.container import Container
+
+    return Container(find_image(image, store), args, Options.merge(options, overrides))
+
+
+def start(
+    image: Image | str,
+    args: Any = None,
+    *,
+    options: Options | None = None,
+    store: Store | None = None,
+    **overrides: Any,
+) -> Container:
+    """Start a program in a new container and return as soon as it runs. Options as for `run`."""
+    container = create(image, args, options=options, store=store, **overrides)
+    try:
+        return container.start()
+    except BaseException:
+        container.remove(force=True)
+        raise

@@ -1,0 +1,441 @@
+"""From a container's shape to the plan that the supervisor's child carries out.
+
+The order is the one SECURITY.md and docs/architecture.md explain: mounts, pivot, masks, names,
+sysctls; then, in the program's own process: session, descriptors, limits, bounding set, ids,
+working directory, capabilities, no_new_privs, seccomp, exec.
+
+What stays the same from one start to the next (all but names, control groups, arguments and the
+environment) is encoded once and kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from pycontainer.runtime import isolation
+from pycontainer.runtime.isolation import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
+from pycontainer.snapshot import overlay
+from pycontainer.supervisor import plan
+from pycontainer.supervisor.plan import CREATE, NO_SYMLINKS, OPTIONAL, RECURSIVE, Data, Ops
+
+if TYPE_CHECKING:
+    from pycontainer.runtime.cgroups import CgroupMount, CgroupPlan
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWNET = 0x40000000
+
+MS_PRIVATE = 0x40000
+
+STDIO = 3
+"""A request's descriptors begin with the three standard streams; what else is passed follows."""
+
+
+@attrs.frozen
+class BindMount:
+    """A tree of the host; `missing_ok` where only some hosts have it."""
+
+    source: str
+    target: str
+    flags: int = 0
+    propagation: int = MS_PRIVATE
+    recursive: bool = True
+    missing_ok: bool = False
+
+
+@attrs.frozen
+class TmpfsMount:
+    target: str
+    flags: int
+    data: str
+
+
+@attrs.frozen
+class FileMount:
+    target: str
+    content: bytes
+    mode: int
+    uid: int
+    gid: int
+
+
+Mount = BindMount | TmpfsMount | FileMount
+
+
+@attrs.frozen(unsafe_hash=True, cache_hash=True)
+class Program:
+    """What the program's process becomes, apart from its arguments."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] | None
+    """None where setgroups(2) is not there to be called: a user namespace of one id."""
+    cwd: str
+    umask: int
+    capabilities: int
+    seccomp: bytes | None
+    no_new_privileges: bool
+    rlimits: tuple[tuple[int, int, int], ...]
+    tty: bool
+    init: bool
+
+
+@attrs.frozen(unsafe_hash=True, cache_hash=True)
+class Shape:
+    """Everything about a container that may be the same for the next one."""
+
+    program: Program
+    host: overlay.HostView | None
+    """The host image; None for layers."""
+    mounts: tuple[Mount, ...]
+    cgroup_mounts: tuple[CgroupMount, ...]
+    masked: tuple[str, ...]
+    readonly: tuple[str, ...]
+    sysctls: tuple[tuple[str, str], ...]
+    devices: tuple[tuple[str, str], ...]
+    """(source on the host, path in the container)."""
+    shm_size: int | None
+    read_only: bool
+    own_network: bool
+    rootless: bool
+    bind_devices: bool
+    """Devices are bound, not made: where mknod(2) is refused or its capability handed out."""
+    writable_sys: bool
+    root_flags: int
+
+
+@attrs.frozen
+class Root:
+    """What differs between two containers of one shape: their writable layer."""
+
+    lower: tuple[str, ...] = ()
+    upper: str | None = None
+    work: str | None = None
+
+
+@attrs.frozen
+class _Template:
+    data: Data
+    before_root: bytes
+    after_root: bytes
+    tail_head: bytes
+    tail_end: bytes
+
+
+def container(
+    shape: Shape,
+    root: Root,
+    cgroup: CgroupPlan | None,
+    *,
+    hostname: str,
+    argv: Sequence[bytes],
+    paths: Sequence[str],
+    env: Mapping[str, str],
+    pass_fds: Sequence[int],
+    tty: tuple[int, int] | None,
+) -> bytes:
+    """The plan of one container. `paths` are tried in turn for the program; descriptor numbers in
+    `pass_fds` follow the standard streams in the request, and the terminal's socket is the last.
+    `tty` is (rows, columns)."""
+    template = _template(shape)
+    data = template.data.copy()
+    prepare, setup = Ops(data), Ops(data)
+    if cgroup is not None:
+        _join_cgroup(prepare, setup, cgroup)
+    setup.extend(template.before_root)
+    _mount_root(setup, shape, root)
+    setup.extend(template.after_root)
+    setup.hostname(hostname)
+    if tty is not None:
+        setup.tty(STDIO + len(pass_fds), *tty, shape.program.uid, console=True)
+    tail = _tail(data, template, shape.program, pass_fds)
+    tail.exec(paths, argv, env)
+    return plan.encode(data, prepare.encode(), setup.encode(), tail.encode())
+
+
+def joining(
+    program: Program,
+    cgroup: CgroupPlan | None,
+    *,
+    argv: Sequence[bytes],
+    paths: Sequence[str],
+    env: Mapping[str, str],
+    pass_fds: Sequence[int],
+    tty: tuple[int, int] | None,
+) -> bytes:
+    """The plan of a program in the namespaces and control groups of a running container."""
+    template = _joining_template(program)
+    data = template.data.copy()
+    prepare, setup = Ops(data), Ops(data)
+    if cgroup is not None:
+        if cgroup.into is not None:
+            prepare.cgroup_into(cgroup.into)
+        for procs in cgroup.procs:
+            setup.cgroup_join(procs)
+    setup.extend(template.before_root)
+    if tty is not None:
+        setup.tty(STDIO + len(pass_fds), *tty, program.uid, console=False)
+    tail = _tail(data, template, program, pass_fds)
+    tail.exec(paths, argv, env)
+    return plan.encode(data, prepare.encode(), setup.encode(), tail.encode())
+
+
+def cleanup(cgroup: CgroupPlan | None, trees: Sequence[str] = (), *, remove: bool = True) -> bytes:
+    """What the supervisor does after the end: read the usage, remove control groups and trees."""
+    ops = Ops(Data())
+    if cgroup is not None:
+        for path in cgroup.collect:
+            ops.collect(path)
+        if remove:
+            for path in cgroup.remove:
+                ops.rmdir(path)
+    for tree in trees:
+        parent, name = os.path.split(tree)
+        ops.remove_tree(parent, name)
+    return plan.encode(ops.data, setup=ops.encode())
+
+
+def _join_cgroup(prepare: Ops, setup: Ops, cgroup: CgroupPlan) -> None:
+    """On v2 the clone itself goes into the group, so the group must be there before; the v1
+    hierarchies are the child's work, which several children do at once."""
+    ops = prepare if cgroup.into is not None else setup
+    for path in cgroup.directories:
+        ops.mkdir(path)
+    for path, value in cgroup.writes:
+        ops.write(path, value)
+    if cgroup.into is not None:
+        prepare.cgroup_into(cgroup.into)
+    for procs in cgroup.procs:
+        setup.cgroup_join(procs)
+
+
+def _mount_root(ops: Ops, shape: Shape, root: Root) -> None:
+    flags, userxattr = shape.root_flags, shape.rootless
+    if shape.host is not None:
+        overlay.host_root(ops, shape.host, flags=flags, userxattr=userxattr)
+    elif root.upper is not None and root.work is not None:
+        overlay.layered_root(ops, root.lower, root.upper, root.work, flags=flags, userxattr=userxattr)
+    else:
+        overlay.memory_root(ops, root.lower, flags=flags, userxattr=userxattr)
+
+
+# A template holds some ten kilobytes, most of them the seccomp filter.
+@functools.lru_cache(maxsize=64)
+def _template(shape: Shape) -> _Template:
+    data = Data()
+    before, after = Ops(data), Ops(data)
+    before.keyring()
+    before.unshare(_namespaces(shape))
+    before.propagation(MS_PRIVATE)
+    first = 0 if shape.host is None else overlay.open_host_trees(before, shape.host)
+    trees = _open_trees(before, shape, first)
+    _default_mounts(after, shape, trees)
+    _user_mounts(after, shape.mounts, trees)
+    _working_directory(after, shape.program)
+    after.pivot()
+    for path in shape.masked:
+        after.mask(path)
+    for path in shape.readonly:
+        after.readonly(path)
+    if shape.own_network:
+        after.loopback()
+    for name, value in shape.sysctls:
+        after.sysctl(name, value)
+    if shape.read_only:
+        after.remount("/", MS_RDONLY)
+    head, end = _program(data, shape.program)
+    return _Template(data, before.encode(), after.encode(), head, end)
+
+
+@functools.lru_cache(maxsize=64)
+def _joining_template(program: Program) -> _Template:
+    data = Data()
+    setup = Ops(data)
+    setup.keyring()
+    setup.join(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP)
+    setup.enter()
+    head, end = _program(data, program)
+    return _Template(data, setup.encode(), b"", head, end)
+
+
+def _namespaces(shape: Shape) -> int:
+    """Not in the clone: the child makes them itself, so that several do it at once; and a cgroup
+    namespace has its root where the process is when it is made."""
+    flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP
+    return flags | CLONE_NEWNET if shape.own_network else flags
+
+
+@attrs.frozen
+class _Trees:
+    """The slots of what was opened on the host, for those who bind it."""
+
+    sysfs: int | None
+    devices: tuple[tuple[int, str], ...]
+    mounts: tuple[int, ...]
+    """For each bind and file among the shape's mounts, in their order."""
+
+
+def _open_trees(ops: Ops, shape: Shape, first: int) -> _Trees:
+    """Opens every tree of the host before anything is mounted where it might lie."""
+    slots = itertools.count(first)
+    devices = []
+    for source, target in _bound_devices(shape):
+        devices.append((next(slots), target))
+        ops.open_tree(devices[-1][0], source, how=0)
+    sysfs = None
+    if _sysfs_is_the_hosts(shape):
+        sysfs = next(slots)
+        ops.open_tree(sysfs, "/sys")
+    mounts = []
+    for mount in shape.mounts:
+        if isinstance(mount, BindMount):
+            how = (RECURSIVE if mount.recursive else 0) | (OPTIONAL if mount.missing_ok else 0)
+            mounts.append(next(slots))
+            ops.open_tree(mounts[-1], mount.source, how=how)
+        elif isinstance(mount, FileMount):
+            mounts.append(next(slots))
+    _make_files(ops, shape.mounts, mounts)
+    return _Trees(sysfs, tuple(devices), tuple(mounts))
+
+
+def _make_files(ops: Ops, mounts: Sequence[Mount], slots: Sequence[int]) -> None:
+    """Files of given content are made in a file system of their own, which is opened file by
+    file and then covered by the root; the pivot drops it."""
+    bound = [mount for mount in mounts if not isinstance(mount, TmpfsMount)]
+    files = [(slot, mount) for slot, mount in zip(slots, bound, strict=True) if isinstance(mount, FileMount)]
+    if not files:
+        return
+    ops.mount(overlay.BASE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=700")
+    ops.root(overlay.BASE)
+    for slot, file in files:
+        ops.make_file(str(slot), file.content, file.mode, uid=file.uid, gid=file.gid)
+        ops.open_tree(slot, f"{overlay.BASE}/{slot}", how=0)
+    ops.root("/")
+
+
+def _bound_devices(shape: Shape) -> list[tuple[str, str]]:
+    bound = list(shape.devices)
+    if shape.bind_devices:
+        bound += [(f"/dev/{device.name}", f"/dev/{device.name}") for device in isolation.DEVICES]
+    return bound
+
+
+def _sysfs_is_the_hosts(shape: Shape) -> bool:
+    """sysfs shows a network's devices, so only who owns the network namespace may mount it."""
+    return shape.rootless and not shape.own_network
+
+
+def _default_mounts(ops: Ops, shape: Shape, trees: _Trees) -> None:
+    for mount in isolation.DEFAULT_MOUNTS:
+        flags, data = mount.flags, mount.data
+        if mount.destination == "/sys" and shape.writable_sys:
+            flags &= ~MS_RDONLY
+        if mount.destination == "/sys" and trees.sysfs is not None:
+            ops.bind(trees.sysfs, "/sys", flags, propagation=MS_PRIVATE)
+            continue
+        if mount.fstype == "cgroup":
+            _cgroup_mounts(ops, shape)
+            continue
+        if mount.destination == "/dev":
+            flags |= MS_NODEV if shape.bind_devices else 0
+        if mount.destination == "/dev/shm" and shape.shm_size is not None:
+            data = f"mode=1777,size={shape.shm_size}"
+        if mount.fstype == "devpts" and shape.program.groups is None:
+            # gid=5 (tty) means nobody in a namespace of one id.
+            data = data.replace(",gid=5", "")
+        ops.mount(mount.destination, mount.fstype, flags, data, how=CREATE | NO_SYMLINKS)
+        if mount.destination == "/dev":
+            _fill_dev(ops, shape, trees)
+
+
+def _fill_dev(ops: Ops, shape: Shape, trees: _Trees) -> None:
+    if not shape.bind_devices:
+        for device in isolation.DEVICES:
+            mode = stat.S_IFCHR | device.mode
+            ops.make_node(f"/dev/{device.name}", mode, os.makedev(device.major, device.minor))
+    for slot, target in trees.devices:
+        ops.bind(slot, target, MS_NOSUID | MS_NOEXEC, how=CREATE)
+    for name, target in isolation.DEVICE_LINKS:
+        ops.make_link(f"/dev/{name}", target)
+
+
+def _cgroup_mounts(ops: Ops, shape: Shape) -> None:
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    writable = shape.writable_sys
+    for mount in shape.cgroup_mounts:
+        # A directory of v1 mounts becomes read-only when it is filled.
+        read_only = not writable and mount.fstype != "tmpfs"
+        ops.mount(
+            mount.destination,
+            mount.fstype,
+            flags | (MS_RDONLY if read_only else 0),
+            mount.data,
+            how=CREATE | NO_SYMLINKS,
+        )
+    for mount in shape.cgroup_mounts:
+        if mount.fstype == "tmpfs" and not writable:
+            ops.remount(mount.destination, MS_RDONLY)
+
+
+def _user_mounts(ops: Ops, mounts: Sequence[Mount], trees: _Trees) -> None:
+    """In the order given; a mount below another one must come after it, as in mount(8)."""
+    slots = iter(trees.mounts)
+    for mount in mounts:
+        if isinstance(mount, TmpfsMount):
+            ops.mount(mount.target, "tmpfs", mount.flags, mount.data, how=CREATE)
+        elif isinstance(mount, FileMount):
+            ops.bind(next(slots), mount.target, MS_NOSUID | MS_NODEV, how=CREATE)
+        else:
+            how = CREATE | (RECURSIVE if mount.recursive else 0) | (OPTIONAL if mount.missing_ok else 0)
+            ops.bind(next(slots), mount.target, mount.flags, propagation=mount.propagation, how=how)
+
+
+def _working_directory(ops: Ops, program: Program) -> None:
+    if program.cwd != "/":
+        ops.make_dir(program.cwd)
+
+
+def _tail(data: Data, template: _Template, program: Program, pass_fds: Sequence[int]) -> Ops:
+    tail = Ops(data, template.tail_head)
+    for index, number in enumerate(pass_fds):
+        tail.fd(STDIO + index, number)
+    tail.extend(template.tail_end)
+    return tail
+
+
+def _program(data: Data, program: Program) -> tuple[bytes, bytes]:
+    """What comes before and after the descriptors that the caller passes on."""
+    head, end = Ops(data), Ops(data)
+    head.setsid()
+    if not program.tty:
+        owner = program.uid if program.uid != 0 else None
+        for number in range(STDIO):
+            head.fd(number, number, owner=owner)
+    for resource, soft, hard in program.rlimits:
+        end.rlimit(resource, soft, hard)
+    end.umask(program.umask)
+    if program.seccomp is not None and not program.no_new_privileges:
+        # Without no_new_privs only CAP_SYS_ADMIN may install a filter (seccomp(2)).
+        end.seccomp(program.seccomp)
+    end.bounding(program.capabilities)
+    if program.groups is not None:
+        end.groups(program.groups)
+    end.ids(program.uid, program.gid)
+    end.chdir(program.cwd)
+    end.caps(program.capabilities)
+    if not program.init:
+        end.lifeline()
+    if program.no_new_privileges:
+        end.no_new_privs()
+        if program.seccomp is not None:
+            end.seccomp(program.seccomp)
+    return head.encode(), end.encode()

@@ -1,0 +1,111 @@
+"""What one host process has for all its containers: a supervisor, control groups, a place in the store."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from pycontainer.errors import PycontainerError
+from pycontainer.runtime import cgroups, isolation
+from pycontainer.store import Store
+from pycontainer.supervisor import client, plan
+
+if TYPE_CHECKING:
+    from pycontainer.runtime.cgroups import CgroupPlan
+    from pycontainer.supervisor.client import Supervisor
+
+_ALL_CAPABILITIES = isolation.capability_mask(isolation.CAPABILITIES)
+
+
+class Session:
+    """The supervisor of this process and what belongs to it.
+
+    `capabilities` is the mask of what a container can be given at all.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Raises `SupervisorError`, `LaunchError` and `StoreError`."""
+        self.store = store
+        self._sweep_dead()
+        owner = store.owner()
+        self.owner_id = owner.id
+        self.supervisor: Supervisor = client.default()
+        self.rootless = self.supervisor.rootless
+        self.many_ids = self.supervisor.idmap is None or self.supervisor.idmap.many
+        self.capabilities = _ALL_CAPABILITIES if self.rootless else _own_capabilities()
+        self.cgroups = cgroups.prepare_owner(cgroups.host(), owner.id)
+        self._known_directories: tuple[str, ...] = ()
+        self.supervisor.hello(self._final_plan(), owner.fd)
+        owner.hand_over()
+        self.supervisor.on_death = self._tidy
+
+    @property
+    def closed(self) -> bool:
+        return self.supervisor.closed
+
+    def limits(self, job: str, limits: cgroups.Limits, *, defaults: bool) -> CgroupPlan:
+        """The control groups of one container. `defaults`: nobody asked for the limit on processes,
+        so an ordinary user without control groups goes without it."""
+        optional = frozenset({"pids"}) if defaults and self.rootless else frozenset()
+        made = cgroups.plan(self.cgroups, job, limits, optional=optional)
+        if self.cgroups.directories != self._known_directories:
+            # A new hierarchy: the supervisor must know what to remove at its own end.
+            self.supervisor.hello(self._final_plan())
+        return made
+
+    def _final_plan(self) -> bytes:
+        self._known_directories = self.cgroups.directories
+        ops = plan.Ops(plan.Data())
+        for path in self._known_directories:
+            ops.rmdir(path, flags=plan.IGNORE)
+        return plan.encode(ops.data, setup=ops.encode())
+
+    def _tidy(self) -> None:
+        """After the supervisor's death: its containers died with it, their leavings go now."""
+        cgroups.sweep(cgroups.host(), self.owner_id)
+        self._sweep_dead()
+        self.store.recover()
+
+    def _sweep_dead(self) -> None:
+        for dead in self.store.dead_owners():
+            cgroups.sweep(cgroups.host(), dead.id)
+            dead.forget()
+
+
+def _own_capabilities() -> int:
+    """What this process may hand on: its permitted set within its bounding set (capabilities(7))."""
+    masks = {}
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            name, _, value = line.partition(":")
+            if name in ("CapPrm", "CapBnd"):
+                masks[name] = int(value, 16)
+    if len(masks) != 2:
+        raise PycontainerError("/proc/self/status does not tell this process's capabilities")
+    return masks["CapPrm"] & masks["CapBnd"]
+
+
+_lock = threading.Lock()
+_current: Session | None = None
+
+
+def current() -> Session:
+    """This process's session, begun at first use, and anew after the supervisor died."""
+    global _current
+    session = _current
+    if session is not None and not session.closed:
+        return session
+    with _lock:
+        if _current is None or _current.closed:
+            _current = Session(Store.default())
+        return _current
+
+
+def _after_fork_in_child() -> None:
+    global _current, _lock
+    _lock = threading.Lock()
+    _current = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,187 @@
+"""Operations that mount a root: layers, or this machine's own, below one writable layer.
+
+See the kernel's Documentation/filesystems/overlayfs.rst for the options. All of it happens in the
+container's own mount namespace, so it is gone with the container whatever happens.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from pycontainer.errors import InvalidImage
+from pycontainer.supervisor.plan import CREATE, NO_SYMLINKS, OPTIONAL, RECURSIVE, Ops
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+
+BASE = "/sys"
+"""Where the root is put together. It exists on every machine, nothing that a root is made of lies
+in it, and a new mount on it is seen by the container's set-up alone."""
+
+_MAX_DATA = 4000
+"""mount(2) takes one page of options, the terminating NUL included."""
+
+_FRESH = ("proc", "sys", "dev", "run")
+"""Top-level directories that are the container's own: the host's hold its sockets and devices."""
+
+
+def layered_root(ops: Ops, lower: Sequence[str], upper: str, work: str, *, flags: int, userxattr: bool) -> None:
+    """The layers `lower` (topmost first) with the writable layer `upper`, a directory on disk."""
+    ops.mount(BASE, "overlay", flags, _options(lower, upper, work, userxattr=userxattr))
+    ops.root(BASE)
+
+
+def memory_root(ops: Ops, lower: Sequence[str], *, flags: int, userxattr: bool) -> None:
+    """The layers `lower` with a writable layer in memory, gone with the mount namespace."""
+    _scratch(ops)
+    data = _options(lower, f"{BASE}/upper", f"{BASE}/work", userxattr=userxattr)
+    ops.mount("root", "overlay", flags, data)
+    ops.root(f"{BASE}/root")
+
+
+def host_root(ops: Ops, view: HostView, *, flags: int, userxattr: bool) -> None:
+    """This machine's own root, copy-on-write, after `open_host_trees` with the same view."""
+    if view.parts is None:
+        memory_root(ops, ["/"], flags=flags, userxattr=userxattr)
+    else:
+        _assembled_root(ops, view.parts, flags=flags, userxattr=userxattr)
+    for slot, target in enumerate(view.binds):
+        # A separate /usr is part of the machine's root for everybody but the kernel.
+        ops.bind(slot, target, MS_RDONLY | MS_NODEV, how=RECURSIVE)
+    ops.mount("run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=20%", how=CREATE | NO_SYMLINKS)
+    for path in view.hidden:
+        ops.mount(path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k,mode=555", how=OPTIONAL)
+
+
+def open_host_trees(ops: Ops, view: HostView) -> int:
+    """Opens what `host_root` binds, into slots from 0 on; gives the first free slot."""
+    for slot, source in enumerate(view.binds):
+        ops.open_tree(slot, source)
+    return len(view.binds)
+
+
+@attrs.frozen(unsafe_hash=True, cache_hash=True)
+class HostView:
+    """What of this machine's root a container sees, beside what it always hides.
+
+    `binds`: mount points of the host that belong to its root (a separate /usr), read-only.
+    `hidden`: directories shown empty. `parts`: None where the whole root can be one lower layer;
+    an ordinary user's namespace may not see beneath the host's mounts, so there the root is
+    assembled from its top-level directories (name and kind).
+    """
+
+    binds: tuple[str, ...]
+    hidden: tuple[str, ...]
+    parts: tuple[tuple[str, str], ...] | None
+
+
+@functools.lru_cache(maxsize=4)
+def host_view(hidden: tuple[str, ...], *, whole: bool) -> HostView:
+    """Looked up once per process: a machine's root does not change its shape under a program."""
+    mounted = _mount_points()
+    if whole:
+        system = tuple(path for path in mounted if _within(path, ("/usr", "/etc", "/opt", "/boot")))
+        return HostView(_outermost(system), hidden, None)
+    parts = tuple(sorted(_top_level(mounted)))
+    bound = tuple(f"/{name}" for name, kind in parts if kind == "bind")
+    return HostView(bound, hidden, parts)
+
+
+def _top_level(mounted: frozenset[str]) -> list[tuple[str, str]]:
+    found = []
+    with os.scandir("/") as entries:
+        for entry in entries:
+            if entry.name in _FRESH or entry.name == "lost+found":
+                continue
+            if entry.is_symlink():
+                found.append((entry.name, "link:" + os.readlink(entry.path)))
+            elif entry.is_dir(follow_symlinks=False):
+                found.append((entry.name, _kind(entry.path, mounted)))
+    return found
+
+
+def _kind(path: str, mounted: frozenset[str]) -> str:
+    """An overlay for what the user may write somewhere in, so that the host never sees it; a
+    read-only bind for the system's own (cheaper), and for what has mounts in it (overlay sees
+    none of them)."""
+    if path in ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/boot"):
+        return "bind"
+    if any(_within(point, (path,)) for point in mounted):
+        return "bind"
+    return "overlay" if os.access(path, os.R_OK | os.X_OK) else "skip"
+
+
+def _assembled_root(ops: Ops, parts: Sequence[tuple[str, str]], *, flags: int, userxattr: bool) -> None:
+    _scratch(ops)
+    for name, kind in parts:
+        if kind.startswith("link:"):
+            ops.make_link(f"root/{name}", kind.removeprefix("link:"))
+            continue
+        ops.make_dir(f"root/{name}")
+        if kind == "overlay":
+            ops.make_dir(f"upper/{name}")
+            ops.make_dir(f"work/{name}")
+            data = _options(
+                [f"/{name}"], f"{BASE}/upper/{name}", f"{BASE}/work/{name}", userxattr=userxattr
+            )
+            ops.mount(f"root/{name}", "overlay", flags, data)
+    ops.open_tree(_SELF, f"{BASE}/root")
+    ops.bind(_SELF, "root")
+    ops.root(f"{BASE}/root")
+    for name in _FRESH:
+        ops.make_dir(name)
+
+
+_SELF = 255
+"""The slot through which an assembled root becomes a mount of its own, as pivot_root(2) wants."""
+
+
+def _scratch(ops: Ops) -> None:
+    ops.mount(BASE, "tmpfs", MS_NODEV, "mode=755")
+    ops.root(BASE)
+    for name in ("upper", "work", "root"):
+        ops.make_dir(name)
+
+
+def _options(lower: Sequence[str], upper: str, work: str, *, userxattr: bool) -> str:
+    """`volatile`: nothing of a container's layer has to survive a crash of the machine, and its
+    sync would take half of the container's end."""
+    below = ":".join(_escape(path, ":") for path in lower)
+    data = f"lowerdir={below},upperdir={_escape(upper)},workdir={_escape(work)},volatile"
+    if userxattr:
+        data += ",userxattr"
+    if len(os.fsencode(data)) > _MAX_DATA:
+        raise InvalidImage(
+            f"{len(lower)} layers at {os.path.dirname(lower[0])} are more than one overlay mount can name"
+        )
+    return data
+
+
+def _escape(path: str, also: str = "") -> str:
+    for character in "\\," + also:
+        path = path.replace(character, "\\" + character)
+    return path
+
+
+def _within(path: str, parents: tuple[str, ...]) -> bool:
+    return any(path == parent or path.startswith(parent + "/") for parent in parents)
+
+
+def _outermost(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that lie in no other one: binding one takes along what is mounted in it."""
+    return tuple(
+        path for path in sorted(paths) if not any(path != other and _within(path, (other,)) for other in paths)
+    )
+
+
+def _mount_points() -> frozenset[str]:
+    """Where something is mounted, from proc_pid_mountinfo(5), which writes spaces as octal."""
+    text = Path("/proc/self/mountinfo").read_bytes()
+    points = (line.split(b" ")[4] for line in text.splitlines())
+    return frozenset(os.fsdecode(point.decode("unicode_escape").encode("latin-1")) for point in points)

@@ -1,0 +1,325 @@
+"""The standard streams of a program: where they come from, and moving their bytes without deadlock.
+
+The words are those of `subprocess`: PIPE, STDOUT, DEVNULL, a descriptor, a file, None for this
+process's own. Two differences keep a container from its host's terminal: a stream that would be
+that terminal goes through a pipe and is written on from here, and stdin None is empty.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from subprocess import DEVNULL, PIPE, STDOUT
+from typing import Any
+
+from pycontainer import _sys
+from pycontainer.errors import InvalidOption
+from pycontainer.supervisor.client import Job
+
+_CHUNK = 256 * 1024
+_KILLED_SECONDS = 30.0
+"""How long the end of a killed job may take; a kernel that tears down a huge tree is slow."""
+
+Sink = Callable[[bytes], object]
+
+
+class Streams:
+    """The descriptors of one start: those that the program gets, and our ends of the pipes."""
+
+    __slots__ = ("_owned", "capture", "child", "console", "master", "readers", "stdin", "tty")
+
+    def __init__(self, *, tty: bool) -> None:
+        self.tty = tty
+        self.child: list[int] = []
+        self._owned: list[int] = []
+        self.stdin: int | None = None
+        """Our end of the program's input."""
+        self.readers: dict[int, Sink] = {}
+        """Our ends of its outputs, and where their bytes go."""
+        self.capture: dict[str, list[bytes]] = {}
+        self.console: socket.socket | None = None
+        """The terminal arrives here."""
+        self.master: int | None = None
+
+    def open(self, stdin: Any, stdout: Any, stderr: Any) -> None:
+        """Opens everything; on failure nothing stays open."""
+        try:
+            if self.tty:
+                self._open_terminal(stdin, stdout, stderr)
+                return
+            self.child.append(self._input(stdin))
+            self.child.append(self._output("stdout", stdout))
+            self.child.append(self.child[1] if stderr == STDOUT else self._output("stderr", stderr))
+        except BaseException:
+            self.close_child()
+            self.close()
+            raise
+
+    def close_child(self) -> None:
+        """Closes the program's ends here, so that its exit is an end of file for us."""
+        for fd in self._owned:
+            os.close(fd)
+        self._owned.clear()
+
+    def close(self) -> None:
+        """Closes our ends."""
+        self.close_stdin()
+        for fd in self.readers:
+            os.close(fd)
+        self.readers.clear()
+        if self.console is not None:
+            self.console.close()
+            self.console = None
+
+    def close_stdin(self) -> None:
+        if self.stdin is not None and self.stdin != self.master:
+            os.close(self.stdin)
+        self.stdin = None
+
+    def drop(self, fd: int) -> None:
+        """An output is at its end."""
+        del self.readers[fd]
+        if fd == self.master:
+            self.master = None
+            if self.stdin == fd:
+                self.stdin = None
+        os.close(fd)
+
+    def take_master(self) -> int | None:
+        """Takes the terminal in from the container's set-up, once it is there."""
+        assert self.console is not None
+        try:
+            master = _sys.receive_fd(self.console.fileno())
+        except BlockingIOError:
+            return None
+        self.console.close()
+        self.console = None
+        if master is None:
+            return None
+        os.set_blocking(master, False)
+        self.master = master
+        self.readers[master] = self._terminal_sink
+        if self.stdin is None and self._terminal_input:
+            self.stdin = master
+        return master
+
+    def _open_terminal(self, stdin: Any, stdout: Any, stderr: Any) -> None:
+        if stderr not in (None, STDOUT, PIPE, DEVNULL):
+            raise InvalidOption("stderr with tty=True: a terminal has one output, which is stdout")
+        if stdin not in (None, PIPE, DEVNULL):
+            raise InvalidOption("stdin with tty=True: write to the terminal instead (stdin=PIPE)")
+        self._terminal_input = stdin == PIPE
+        self._terminal_sink = self._sink_for("stdout", stdout)
+        null = self._own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        self.child += [null, null, null]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.console = ours
+        self.console.setblocking(False)
+        self.console_child = self._own(theirs.detach())
+
+    def _input(self, source: Any) -> int:
+        if source is None or source == DEVNULL:
+            return self._own(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        if source == PIPE:
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+            self.stdin = write_end
+            return self._own(read_end)
+        return _fileno("stdin", source)
+
+    def _output(self, name: str, target: Any) -> int:
+        if target == DEVNULL:
+            return self._own(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+        if target is None:
+            fd = 1 if name == "stdout" else 2
+            if _usable(fd) and not os.isatty(fd):
+                return fd
+        elif target != PIPE:
+            fd = _fileno(name, target)
+            if not os.isatty(fd):
+                return fd
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        self._owned.append(write_end)
+        self.readers[read_end] = self._sink_for(name, target)
+        return write_end
+
+    def _sink_for(self, name: str, target: Any) -> Sink:
+        if target == PIPE:
+            return self.capture.setdefault(name, []).append
+        if target == DEVNULL:
+            return len
+        if target is None:
+            fd = 1 if name == "stdout" else 2
+            if not _usable(fd):
+                return len
+        else:
+            fd = _fileno(name, target)
+        return _Relay(fd)
+
+    def _own(self, fd: int) -> int:
+        self._owned.append(fd)
+        return fd
+
+
+class _Relay:
+    """Writes on what a program wrote, to a descriptor that the program shall not hold itself."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __call__(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                select.select([], [self._fd], [])
+
+
+def _usable(fd: int) -> bool:
+    """Whether the descriptor is open: a service may have closed its standard streams."""
+    try:
+        os.fstat(fd)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return False
+        raise
+    return True
+
+
+def _fileno(name: str, source: Any) -> int:
+    """The descriptor behind an int or a file, as `subprocess` takes it."""
+    if isinstance(source, int):
+        fd = source
+    else:
+        try:
+            fd = source.fileno()
+        except (AttributeError, OSError, ValueError) as error:
+            raise InvalidOption(f"{name}={source!r}: is neither a descriptor nor an open file") from error
+    if fd < 0 or not _usable(fd):
+        raise InvalidOption(f"{name}={source!r}: is not an open descriptor")
+    return fd
+
+
+class Pump:
+    """Moves the bytes of one job's streams until its end, or until time runs out.
+
+    It can be run again where it stopped (`communicate()` after a time-out); one thread at a time.
+    """
+
+    def __init__(self, job: Job, streams: Streams, data: bytes = b"") -> None:
+        self._job = job
+        self._streams = streams
+        self._input = memoryview(data)
+        self._poll = select.poll()
+        if job.channel >= 0:
+            self._poll.register(job.channel, select.POLLIN)
+        for fd in streams.readers:
+            self._poll.register(fd, select.POLLIN)
+        if streams.console is not None:
+            self._poll.register(streams.console.fileno(), select.POLLIN)
+        if streams.stdin is not None and not streams.tty:
+            self._offer_input()
+
+    def run(self, deadline: float | None) -> bool:
+        """Pumps until the job is over and all its output is in; False when time ran out first."""
+        while self._job.final is None or self._streams.readers or self._streams.console is not None:
+            timeout = None
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                timeout = left * 1000 + 1
+            for fd, events in self._poll.poll(timeout):
+                self._handle(fd, events)
+        return True
+
+    def kill(self) -> None:
+        """Ends the job with everything that it started, and waits for that."""
+        self._job.signal(9)
+        self._streams.close_stdin()
+        self.run(time.monotonic() + _KILLED_SECONDS)
+
+    def _handle(self, fd: int, events: int) -> None:
+        streams = self._streams
+        if fd == self._job.channel:
+            if self._job.take() is not None:
+                self._poll.unregister(fd)
+                self._drop_console()
+        elif fd == streams.stdin and events & (select.POLLOUT | select.POLLERR) and self._input:
+            self._feed(fd)
+            if fd in streams.readers and events & (select.POLLIN | select.POLLHUP):
+                self._read(fd)
+        elif streams.console is not None and fd == streams.console.fileno():
+            self._poll.unregister(fd)
+            master = streams.take_master()
+            if master is not None:
+                self._poll.register(master, select.POLLIN)
+                if streams.stdin == master:
+                    self._offer_input()
+        elif fd in streams.readers:
+            self._read(fd)
+        elif fd == streams.stdin:
+            self._end_input(fd)
+
+    def _drop_console(self) -> None:
+        """A container that failed before it had a terminal will not send one."""
+        if self._streams.console is not None:
+            self._poll.unregister(self._streams.console.fileno())
+            master = self._streams.take_master()
+            if master is not None:
+                self._poll.register(master, select.POLLIN)
+            elif self._streams.console is not None:
+                self._streams.console.close()
+                self._streams.console = None
+
+    def _read(self, fd: int) -> None:
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # A terminal whose last user is gone answers EIO: its end of file.
+            if error.errno != errno.EIO:
+                raise
+            data = b""
+        if data:
+            self._streams.readers[fd](data)
+            return
+        self._poll.unregister(fd)
+        self._streams.drop(fd)
+
+    def _offer_input(self) -> None:
+        fd = self._streams.stdin
+        assert fd is not None
+        if not self._input and not self._streams.tty:
+            self._streams.close_stdin()
+            return
+        os.set_blocking(fd, False)
+        self._poll.register(fd, select.POLLOUT | (select.POLLIN if fd in self._streams.readers else 0))
+
+    def _feed(self, fd: int) -> None:
+        try:
+            written = os.write(fd, self._input[:_CHUNK])
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # The program does not want any more of it, as with `subprocess`.
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            written = len(self._input)
+        self._input = self._input[written:]
+        if not self._input:
+            self._end_input(fd)
+
+    def _end_input(self, fd: int) -> None:
+        if fd in self._streams.readers:
+            self._poll.modify(fd, select.POLLIN)
+            return
+        self._poll.unregister(fd)
+        self._streams.close_stdin()
