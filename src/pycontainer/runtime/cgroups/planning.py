@@ -89,9 +89,7 @@ def plan(
                     "preparing control groups", errno=error.errno, path=error.filename
                 ) from error
             owner.templates[key] = template
-    if not job.isalnum():
-        check_name(job, "job")
-    return template.fill(job)
+    return template.fill(check_name(job, "job"))
 
 
 def update(plan: CgroupPlan, limits: Limits) -> tuple[tuple[str, bytes], ...]:

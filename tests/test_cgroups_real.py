@@ -1,0 +1,462 @@
+"""Control groups of the kernel that runs here, whichever version it has."""
+
+from __future__ import annotations
+
+import glob
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import need
+from ordinary_user import OrdinaryUser
+from pycontainer.errors import CapabilityUnavailable, InvalidOption
+from pycontainer.runtime import cgroups
+from pycontainer.runtime.cgroups import CgroupPlan, Host, Limits, Owner
+
+pytestmark = pytest.mark.cgroup
+
+MIB = 1 << 20
+SLEEP = "import time; time.sleep(60)"
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    found = cgroups.host()
+    need(os.geteuid() == 0, "root")
+    for name in ("memory", "pids", "cpu"):
+        need(found.controllers[name].available, f"the {name} controller: {found.controllers[name].reason}")
+    return found
+
+
+@pytest.fixture
+def owner(host: Host) -> Iterator[Owner]:
+    name = f"test{uuid.uuid4().hex[:12]}"
+    found = cgroups.prepare_owner(host, name)
+    yield found
+    assert cgroups.remove_owner(found) == ()
+    assert name not in cgroups.owners(host)
+
+
+def make(plan: CgroupPlan) -> None:
+    """The supervisor's half: directories and limits."""
+    for directory in plan.directories:
+        os.mkdir(directory, 0o755)
+    write(plan.writes)
+
+
+def write(writes: tuple[tuple[str, bytes], ...]) -> None:
+    for path, value in writes:
+        Path(path).write_bytes(value)
+
+
+def joining(plan: CgroupPlan) -> Callable[[], None]:
+    """The child's half. On v2 the supervisor clones into the group; here the child goes by itself."""
+    files = plan.procs if plan.into is None else (f"{plan.into}/cgroup.procs",)
+
+    def join() -> None:
+        for path in files:
+            fd = os.open(path, os.O_WRONLY)
+            os.write(fd, b"0")
+            os.close(fd)
+
+    return join
+
+
+def start(plan: CgroupPlan, code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-S", "-c", textwrap.dedent(code), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=joining(plan),
+    )
+
+
+def run(plan: CgroupPlan, code: str) -> tuple[int, str]:
+    with start(plan, code) as child:
+        output, _ = child.communicate(timeout=60)
+    return child.returncode, output
+
+
+def finish(plan: CgroupPlan) -> cgroups.CgroupUsage:
+    """The supervisor's cleanup: collect, then remove."""
+    usage = cgroups.usage(plan, [Path(path).read_bytes()[:4096] for path in plan.collect])
+    for directory in plan.remove:
+        os.rmdir(directory)
+    return usage
+
+
+def value(plan: CgroupPlan, v1: str, v2: str) -> str:
+    """The one control file of the container that has this name."""
+    name = v2 if plan.version == 2 else v1
+    (path,) = [path for path in (f"{d}/{name}" for d in plan.directories) if os.path.exists(path)]
+    return Path(path).read_text().strip()
+
+
+def test_a_whole_life_with_the_default_limits(owner: Owner) -> None:
+    plan = cgroups.plan(owner, "job1", Limits(pids=4096))
+    make(plan)
+    assert value(plan, "pids.max", "pids.max") == "4096"
+    code, output = run(plan, "b = bytearray(32 << 20); print(open('/proc/self/cgroup').read())")
+    assert code == 0
+    usage = finish(plan)
+    mine = [line for line in output.splitlines() if line.endswith(f"/pycontainer-{owner.name}/job1")]
+    assert len(mine) == len(plan.directories) == (2 if plan.version == 1 else 1)
+    assert usage.oom_kills == 0
+    if any(path.endswith(("memory.peak", "max_usage_in_bytes")) for path in plan.collect):
+        assert usage.peak_memory is not None and 32 * MIB < usage.peak_memory < 256 * MIB
+    if plan.version == 2:
+        assert usage.user_cpu is not None and usage.system_cpu is not None
+        assert 0 < usage.user_cpu + usage.system_cpu < 60
+    assert not any(os.path.exists(path) for path in plan.directories)
+
+
+def test_out_of_memory_is_counted(owner: Owner) -> None:
+    plan = cgroups.plan(owner, "oom", Limits(memory=48 * MIB, memory_swap=48 * MIB, pids=100))
+    make(plan)
+    assert value(plan, "memory.limit_in_bytes", "memory.max") == str(48 * MIB)
+    code, _ = run(plan, "bytearray(512 << 20)")
+    usage = finish(plan)
+    assert code == -signal.SIGKILL
+    assert usage.oom_kills == 1
+    assert usage.peak_memory is None or usage.peak_memory <= 48 * MIB
+
+
+def test_a_fork_bomb_meets_the_limit(owner: Owner) -> None:
+    plan = cgroups.plan(owner, "bomb", Limits(pids=8))
+    make(plan)
+    code, output = run(
+        plan,
+        """
+        import errno, os, signal, time
+        children = []
+        try:
+            for _ in range(64):
+                pid = os.fork()
+                if pid == 0:
+                    time.sleep(60)
+                    os._exit(0)
+                children.append(pid)
+        except OSError as error:
+            print(len(children), errno.errorcode[error.errno])
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        """,
+    )
+    finish(plan)
+    assert (code, output.split()) == (0, ["7", "EAGAIN"])
+
+
+def test_cpu_time_is_bounded(owner: Owner) -> None:
+    plan = cgroups.plan(owner, "cpu", Limits(cpus=0.2, cpu_weight=50))
+    make(plan)
+    assert value(plan, "cpu.shares", "cpu.weight") == ("512" if plan.version == 1 else "50")
+    code, _ = run(plan, "import time; end = time.monotonic() + 1\nwhile time.monotonic() < end: pass")
+    assert code == 0
+    throttled = dict(line.split() for line in value(plan, "cpu.stat", "cpu.stat").splitlines())[
+        "nr_throttled"
+    ]
+    finish(plan)
+    assert int(throttled) > 0
+
+
+def test_cpu_time_beyond_what_the_host_has(owner: Owner) -> None:
+    plan = cgroups.plan(owner, "manycpus", Limits(cpus=64))
+    make(plan)
+    finish(plan)
+
+
+def test_cpuset(owner: Owner) -> None:
+    found = owner.host.controllers["cpuset"]
+    if not found.available:
+        with pytest.raises(CapabilityUnavailable, match="cpuset limit"):
+            cgroups.plan(owner, "cpuset", Limits(cpuset="0"))
+        return
+    last = max(os.sched_getaffinity(0))
+    plan = cgroups.plan(owner, "cpuset", Limits(cpuset=str(last)))
+    make(plan)
+    code, output = run(plan, "import os; print(os.sched_getaffinity(0))")
+    finish(plan)
+    assert (code, output.strip()) == (0, f"{{{last}}}")
+    with pytest.raises(CapabilityUnavailable, match="CPU 8000 is not among"):
+        cgroups.plan(owner, "cpuset", Limits(cpuset="0,8000"))
+
+
+def disk() -> str | None:
+    """A whole disk of this machine, MAJOR:MINOR; a loop device will do."""
+    found = sorted(glob.glob("/sys/block/*/dev"))
+    return Path(found[0]).read_text().strip() if found else None
+
+
+def test_io_rates(owner: Owner) -> None:
+    need(owner.host.controllers["io"].available, "the io controller")
+    device = disk()
+    need(device is not None, "a block device")
+    assert device is not None
+    plan = cgroups.plan(owner, "io", Limits(io_max={device: {"rbps": 5 * MIB, "wiops": 90}}))
+    make(plan)
+    assert f"{5 * MIB}" in value(plan, "blkio.throttle.read_bps_device", "io.max")
+    assert "90" in value(plan, "blkio.throttle.write_iops_device", "io.max")
+    usage = finish(plan)
+    assert usage.io_read == usage.io_write == 0
+
+
+def test_io_on_a_device_that_is_not_there(owner: Owner) -> None:
+    need(owner.host.controllers["io"].available, "the io controller")
+    with pytest.raises(InvalidOption, match="/dev/none: No such file"):
+        cgroups.plan(owner, "io", Limits(io_max={"/dev/none": {"rbps": 1}}))
+
+
+def test_io_weight_is_refused_where_nothing_heeds_it(owner: Owner) -> None:
+    rows = {name: given for name, given, _, _ in cgroups.describe(owner.host)}
+    if rows["io_weight"]:
+        cgroups.plan(owner, "weight", Limits(io_weight=10))
+        return
+    with pytest.raises(CapabilityUnavailable, match=r"io_weight limit.*bfq"):
+        cgroups.plan(owner, "weight", Limits(io_weight=10))
+
+
+def test_a_container_sees_its_own_groups_and_no_others(owner: Owner) -> None:
+    plan = cgroups.plan(owner, "view", Limits(pids=33))
+    make(plan)
+    script = ["set -e"]
+    for mount in plan.mounts:
+        data = f"-o {mount.data}" if mount.data else ""
+        script += [
+            f"mkdir -p {mount.destination}",
+            f"mount -t {mount.fstype} {data} none {mount.destination}",
+        ]
+    script.append("cat /sys/fs/cgroup/pids.max || cat /sys/fs/cgroup/pids/pids.max; cat /proc/self/cgroup")
+    argv = ["unshare", "-Cm", "sh", "-c", "; ".join(script)]
+    code, output = run(plan, f"import os; os.close(2); os.execvp('unshare', {argv!r})")
+    finish(plan)
+    assert code == 0
+    first, *groups = output.split()
+    assert first == "33"
+    joined = [line for line in groups if line.endswith(":/")]
+    assert len(joined) >= len(plan.directories)
+    assert owner.name not in output
+
+
+def state(plan: CgroupPlan) -> str:
+    return value(plan, "freezer.state", "cgroup.freeze")
+
+
+def test_freeze_and_thaw(owner: Owner) -> None:
+    need(owner.host.controllers["freezer"].available, "the freezer")
+    plan = cgroups.plan(owner, "frozen", Limits(pids=9), freezer=True)
+    make(plan)
+    with start(plan, "import time\nwhile True: print('tick', flush=True); time.sleep(0.01)") as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        write(plan.freeze)
+        assert state(plan) in ("FROZEN", "FREEZING", "1")
+        write(plan.thaw)
+        assert state(plan) in ("THAWED", "0")
+        child.kill()
+    finish(plan)
+
+
+def test_kill_file(owner: Owner) -> None:
+    plan = cgroups.plan(owner, "kill", Limits(pids=9))
+    if plan.kill is None:
+        assert plan.version == 1 or not os.path.exists(f"{plan.into}/cgroup.kill")
+        return
+    make(plan)
+    with start(plan, SLEEP) as child:
+        Path(plan.kill).write_bytes(b"1")
+        assert child.wait(10) == -signal.SIGKILL
+    finish(plan)
+
+
+def test_new_limits_for_a_running_container(owner: Owner) -> None:
+    plan = cgroups.plan(owner, "update", Limits(memory=64 * MIB, pids=10))
+    make(plan)
+    for memory in (128 * MIB, 32 * MIB, 640 * MIB):
+        write(cgroups.update(plan, Limits(memory=memory, memory_swap=memory, pids=20)))
+        assert value(plan, "memory.limit_in_bytes", "memory.max") == str(memory)
+    write(cgroups.update(plan, Limits(memory=16 * MIB)))
+    write(cgroups.update(plan, Limits(memory=2048 * MIB)))
+    assert value(plan, "memory.limit_in_bytes", "memory.max") == str(2048 * MIB)
+    assert value(plan, "pids.max", "pids.max") == "20"
+    write(cgroups.update(plan, Limits(pids=-1)))
+    assert value(plan, "pids.max", "pids.max") == "max"
+    if plan.version == 1:
+        with pytest.raises(CapabilityUnavailable, match=r"cpus limit: the container was started without"):
+            cgroups.update(plan, Limits(cpus=1))
+    finish(plan)
+
+
+def test_a_job_that_exists_already_is_an_error(owner: Owner) -> None:
+    plan = cgroups.plan(owner, "twice", Limits(pids=1))
+    make(plan)
+    with pytest.raises(FileExistsError):
+        make(cgroups.plan(owner, "twice", Limits(pids=1)))
+    finish(plan)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a\nb", "x" * 200])
+def test_names_that_are_no_names(owner: Owner, name: str) -> None:
+    with pytest.raises(InvalidOption):
+        cgroups.plan(owner, name, Limits(pids=1))
+    with pytest.raises(InvalidOption):
+        cgroups.prepare_owner(owner.host, name)
+
+
+def test_the_owner_may_be_prepared_twice(owner: Owner) -> None:
+    again = cgroups.prepare_owner(owner.host, owner.name)
+    one, other = (cgroups.plan(who, "job", Limits(pids=5, cpus=1)) for who in (owner, again))
+    assert one == other
+    assert cgroups.plan(owner, "job", Limits(pids=5, cpus=1)) == one
+
+
+OWNER = """
+import os, subprocess, sys
+sys.path[:0] = sys.argv[2:]
+from pycontainer.runtime import cgroups
+from pycontainer.runtime.cgroups import Limits
+owner = cgroups.prepare_owner(cgroups.host(), sys.argv[1])
+for number in range(3):
+    plan = cgroups.plan(owner, f"job{number}", Limits(pids=20, memory=64 << 20), freezer=True)
+    for directory in plan.directories:
+        os.mkdir(directory)
+    files = plan.procs or (plan.into + "/cgroup.procs",)
+    def join():
+        for path in files:
+            fd = os.open(path, os.O_WRONLY)
+            os.write(fd, b"0")
+            os.close(fd)
+    child = subprocess.Popen(["sleep", "60"], preexec_fn=join, start_new_session=True)
+    print(child.pid, flush=True)
+for path, value in plan.freeze:
+    open(path, "wb").write(value)
+os.mkdir(plan.directories[0] + "/below")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_sweep_after_the_owner_was_killed(host: Host) -> None:
+    need(host.controllers["freezer"].available, "the freezer")
+    name = f"test{uuid.uuid4().hex[:12]}"
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, name, *sys.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as dying:
+        assert dying.stdout is not None
+        jobs = [int(dying.stdout.readline()) for _ in range(3)]
+        assert dying.stdout.readline() == "ready\n"
+        dying.kill()
+    assert all(alive(pid) for pid in jobs)
+    assert name in cgroups.owners(host)
+    assert cgroups.sweep(host, name) == ()
+    assert not any(alive(pid) for pid in jobs)
+    assert name not in cgroups.owners(host)
+    assert cgroups.sweep(host, name) == ()
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; a zombie that nobody has reaped is dead."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def test_sweep_kills_no_one_else(owner: Owner) -> None:
+    plan = cgroups.plan(owner, "bystander", Limits(pids=9))
+    make(plan)
+    with start(plan, SLEEP) as child:
+        assert cgroups.sweep(owner.host, f"{owner.name}x") == ()
+        time.sleep(0.05)
+        assert child.poll() is None
+        child.kill()
+    finish(plan)
+
+
+def test_removing_an_owner_ends_what_still_runs(host: Host) -> None:
+    owner = cgroups.prepare_owner(host, f"test{uuid.uuid4().hex[:12]}")
+    plan = cgroups.plan(owner, "left", Limits(pids=9))
+    make(plan)
+    with start(plan, SLEEP) as child:
+        assert cgroups.remove_owner(owner) == ()
+        assert child.wait(10) == -signal.SIGKILL
+
+
+def test_nobody_sweeps_himself(host: Host) -> None:
+    owner = cgroups.prepare_owner(host, f"test{uuid.uuid4().hex[:12]}")
+    plan = cgroups.plan(owner, "self", Limits(pids=50))
+    make(plan)
+    code, output = run(
+        plan,
+        f"""
+        import sys
+        sys.path[:0] = {sys.path!r}
+        from pycontainer.errors import InvalidState
+        from pycontainer.runtime import cgroups
+        try:
+            cgroups.sweep(cgroups.host(), {owner.name!r}, timeout=0)
+        except InvalidState as error:
+            print(error)
+        """,
+    )
+    assert code == 0
+    assert f"pycontainer-{owner.name}" in output
+    assert cgroups.remove_owner(owner) == ()
+
+
+@pytest.mark.rootless
+def test_an_ordinary_user_gets_limits_or_the_reason(as_user: OrdinaryUser) -> None:
+    """Without delegation a limit that was asked for is refused, and the default one left out."""
+    done = as_user(
+        """
+        from pycontainer.errors import CapabilityUnavailable
+        from pycontainer.runtime import cgroups
+        from pycontainer.runtime.cgroups import Limits
+        host = cgroups.host()
+        owner = cgroups.prepare_owner(host, "ordinary")
+        default = cgroups.plan(owner, "job", Limits(pids=4096), optional=frozenset({"pids"}))
+        if host.controllers["pids"].available:
+            assert default.directories
+        else:
+            assert not default.directories and not default.procs and default.into is None, default
+            for limits in (Limits(pids=4096), Limits(memory=1 << 30)):
+                try:
+                    cgroups.plan(owner, "job", limits)
+                except CapabilityUnavailable as error:
+                    assert error.remedy, error
+                else:
+                    raise AssertionError(limits)
+        assert cgroups.remove_owner(owner) == ()
+        print("fine")
+        """
+    )
+    assert "fine" in str(done if isinstance(done, str) else done.stdout)
+
+
+def test_the_error_names_the_limit_and_the_remedy(host: Host) -> None:
+    import attrs
+
+    without = attrs.evolve(
+        host,
+        controllers={**host.controllers, "pids": cgroups.Controller("pids", None, "gone", "bring it back")},
+    )
+    owner = cgroups.prepare_owner(without, f"test{uuid.uuid4().hex[:12]}")
+    with pytest.raises(CapabilityUnavailable) as caught:
+        cgroups.plan(owner, "job", Limits(pids=4096))
+    assert (caught.value.missing, caught.value.remedy) == ("pids limit: gone", "bring it back")
+    assert (
+        cgroups.plan(owner, "job", Limits(pids=4096), optional=frozenset({"pids"})).places[0][0] == "memory"
+    )
+    assert cgroups.remove_owner(owner) == ()
