@@ -131,13 +131,10 @@ def sparse_pax(name: bytes, areas: list[tuple[int, bytes]], real_size: int, vers
     count = ("GNU.sparse.numblocks", str(len(pairs)))
     if version == "0.1":
         listed = ",".join(number for pair in pairs for number in pair)
-        keys = [
-            ("GNU.sparse.size", str(real_size)),
-            count,
-            ("GNU.sparse.name", name),
-            ("GNU.sparse.map", listed),
-        ]
-        return extended(*keys) + entry(b"GNUSparseFile.0/x", stored)
+        keys = extended(
+            ("GNU.sparse.size", str(real_size)), count, ("GNU.sparse.name", name), ("GNU.sparse.map", listed)
+        )
+        return keys + entry(b"GNUSparseFile.0/x", stored)
     each = [
         (key, number)
         for pair in pairs

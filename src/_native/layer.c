@@ -479,8 +479,7 @@ apply_node(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char *nam
 static int
 clear_xattrs(struct pctr_layer *layer, int fd)
 {
-    char names
-        [4096]; /* more than that (ERANGE) were not set by a sane layer, but a hostile one only harms itself */
+    char names[4096]; /* who sets more (ERANGE) keeps the old ones: no harm to anybody else */
     ssize_t size = flistxattr(fd, names, sizeof(names));
     if (size < 0) {
         return errno == ENOTSUP || errno == ERANGE

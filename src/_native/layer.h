@@ -24,8 +24,7 @@
  *   overlay's own (a layer could otherwise graft in what it likes), security labels and ACLs of the
  *   machine that made it. File systems or namespaces that refuse attributes (ENOTSUP, EPERM) leave
  *   them out too.
- * - Set-id bits are kept: it is the store's directory that no other user of the machine may
- * enter. */
+ * - Set-id bits are kept: the store's directory is what keeps other users of the machine out. */
 #ifndef PCTR_LAYER_H
 #define PCTR_LAYER_H
 
@@ -42,12 +41,12 @@ enum pctr_layer_flags {
 struct pctr_layer_limits {
     uint64_t max_bytes;   /* of file content, holes included; not 0 */
     uint64_t max_entries; /* entries and the parents they imply; not 0 */
-    uint64_t
-        reserve_bytes; /* stays free on the file system; looked at every 16 MiB and ahead of each large file */
+    /* Stays free on the file system; looked at every 16 MiB and ahead of each large file. */
+    uint64_t reserve_bytes;
     uint32_t flags; /* enum pctr_layer_flags */
     uint32_t lower_count;
-    const int32_t *
-        lower_fds; /* the directories of the layers below, uppermost first: what implied parents look like */
+    /* The directories of the layers below, uppermost first: what implied parents look like. */
+    const int32_t *lower_fds;
 };
 
 enum pctr_layer_code {
@@ -82,8 +81,8 @@ struct pctr_layer_totals {
     uint64_t skipped_xattrs;   /* not kept, or refused by the kernel */
     uint64_t skipped_metadata; /* entries of AUFS's own (`.wh..wh.*`) */
     uint64_t changed_owners;   /* PCTR_LAYER_ROOTLESS_SINGLE: not root's in the archive */
-    uint32_t
-        root_opaque; /* 1: nothing of the layers below is to be seen. Overlay heeds no mark on its root */
+    /* 1: nothing of the layers below is to be seen. Overlay heeds no mark on its root. */
+    uint32_t root_opaque;
     uint32_t reserved;
 };
 

@@ -68,7 +68,7 @@ int pctr_layer_dirs_begin(struct pctr_layer *layer, int root_fd);
 int pctr_layer_dirs_end(struct pctr_layer *layer, bool restore);
 
 enum pctr_layer_missing {
-    PCTR_LAYER_MAKE, /* missing parents are made, and whatever else stands in their place is replaced */
+    PCTR_LAYER_MAKE, /* missing parents are made, whatever else stands in their place replaced */
     PCTR_LAYER_HIDE, /* missing parents are made; nothing is replaced: ENOTDIR */
     PCTR_LAYER_FIND, /* nothing is made: ENOENT, ENOTDIR */
 };

@@ -6,8 +6,8 @@
 
 struct pctr_tree_error {
     int32_t err; /* errno; EXDEV: a mount stands in the tree, and nothing beneath it was touched */
-    char path
-        [256]; /* beneath the tree's own name, cut off in front when longer; empty for the tree itself */
+    /* Beneath the tree's own name, cut off in front when longer; empty for the tree itself. */
+    char path[256];
     char what[64];
 };
 

@@ -1,7 +1,9 @@
-/* libFuzzer target: any bytes are a layer. Besides what the sanitisers see, nothing may appear or change beside the
- * root, which stands between a canary before and after, and its removal must always succeed.
+/* libFuzzer target: any bytes are a layer. Besides what the sanitisers see, nothing may appear or
+ * change beside the root, which stands between a canary before and after, and its removal must
+ * always succeed.
  *
- * The first byte chooses flags and limits. With -DPCTR_REPLAY it is a program that runs each file named once. */
+ * The first byte chooses flags and limits. With -DPCTR_REPLAY it is a program that runs each file
+ * named once. */
 #define _GNU_SOURCE
 #include "layer.h"
 #include "tree.h"
@@ -16,12 +18,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define CHECK(condition) \
-    do { \
-        if (!(condition)) { \
+#define CHECK(condition)                                                                      \
+    do {                                                                                      \
+        if (!(condition)) {                                                                   \
             fprintf(stderr, "%s:%d: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
-            abort(); \
-        } \
+            abort();                                                                          \
+        }                                                                                     \
     } while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -63,7 +65,8 @@ check_canary(void)
     int count = 0;
     CHECK(fstatat(around, "canary", &now, AT_SYMLINK_NOFOLLOW) == 0);
     CHECK(now.st_ino == canary.st_ino && now.st_nlink == 1 && now.st_size == canary.st_size);
-    CHECK(now.st_ctim.tv_sec == canary.st_ctim.tv_sec && now.st_ctim.tv_nsec == canary.st_ctim.tv_nsec);
+    CHECK(now.st_ctim.tv_sec == canary.st_ctim.tv_sec &&
+          now.st_ctim.tv_nsec == canary.st_ctim.tv_nsec);
     int fd = openat(around, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *dir = fdopendir(fd);
     CHECK(dir != NULL);
@@ -90,7 +93,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .flags = (uint32_t)(data[0] & 3),
     };
     int tar = memfd_create("layer", MFD_CLOEXEC);
-    CHECK(tar >= 0 && write(tar, data + 1, size - 1) == (ssize_t)size - 1 && lseek(tar, 0, SEEK_SET) == 0);
+    CHECK(tar >= 0 && write(tar, data + 1, size - 1) == (ssize_t)size - 1 &&
+          lseek(tar, 0, SEEK_SET) == 0);
     CHECK(mkdirat(around, "root", 0700) == 0);
     int root = openat(around, "root", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     CHECK(root >= 0);
@@ -113,7 +117,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed);
 
-/* Mutates, then puts right the checksum of every block that looks like a header: a fuzzer does not find it by chance. */
+/* Mutates, then puts right the checksum of every block that looks like a header: a fuzzer does not
+ * find it by chance. */
 size_t
 LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
 {

@@ -1,6 +1,8 @@
-/* layer_apply [--bytes N] [--entries N] [--reserve N] [--single] [--userxattr] [--openat2 ERRNO] [--lower DIR]... ROOT
+/* layer_apply [--bytes N] [--entries N] [--reserve N] [--single] [--userxattr] [--openat2 ERRNO]
+ * [--lower DIR]... ROOT
  *
- * Applies the layer on standard input to the directory ROOT and prints what came of it, one `name value` a line. */
+ * Applies the layer on standard input to the directory ROOT and prints what came of it, one `name
+ * value` a line. */
 #define _GNU_SOURCE
 #include "layer.h"
 #include "no_openat2.h"
@@ -53,15 +55,17 @@ static void
 print(const struct pctr_layer_error *error, const struct pctr_layer_totals *totals)
 {
     struct rusage usage_now;
-    printf("code %d\nerr %d\noffset %llu\n", error->code, error->err, (unsigned long long)error->offset);
+    printf("code %d\nerr %d\noffset %llu\n", error->code, error->err,
+           (unsigned long long)error->offset);
     printf("path ");
     for (const char *at = error->path; *at != '\0'; at++) {
         printf("%02x", (unsigned char)*at);
     }
     printf("\nwhat %s\n", error->what);
     const uint64_t *numbers = (const void *)totals;
-    static const char *const names[] = {"entries",        "bytes",          "stream_bytes",     "whiteouts",
-                                        "skipped_devices", "skipped_xattrs", "skipped_metadata", "changed_owners"};
+    static const char *const names[] = {"entries",          "bytes",           "stream_bytes",
+                                        "whiteouts",        "skipped_devices", "skipped_xattrs",
+                                        "skipped_metadata", "changed_owners"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         printf("%s %llu\n", names[i], (unsigned long long)numbers[i]);
     }
@@ -75,7 +79,8 @@ int
 main(int argc, char **argv)
 {
     int32_t lowers[LOWERS];
-    struct pctr_layer_limits limits = {.max_bytes = 1 << 30, .max_entries = 100000, .lower_fds = lowers};
+    struct pctr_layer_limits limits = {
+        .max_bytes = 1 << 30, .max_entries = 100000, .lower_fds = lowers};
     int at = 1;
     for (; at < argc && strncmp(argv[at], "--", 2) == 0; at++) {
         const char *name = argv[at] + 2;

@@ -1,4 +1,5 @@
-/* For test programs: makes openat2(2) answer `err` from here on, as an old kernel (ENOSYS) or profile (EPERM) does. */
+/* For test programs: makes openat2(2) answer `err` from here on, as an old kernel (ENOSYS) or
+ * profile (EPERM) does. */
 #ifndef PCTR_TEST_NO_OPENAT2_H
 #define PCTR_TEST_NO_OPENAT2_H
 

@@ -1,5 +1,5 @@
-/* tree_remove [--openat2 ERRNO] [--files N] PARENT NAME: removes PARENT/NAME and prints what came of it. With at most N
- * open files. */
+/* tree_remove [--openat2 ERRNO] [--files N] PARENT NAME: removes PARENT/NAME and prints what came
+ * of it. With at most N open files. */
 #define _GNU_SOURCE
 #include "no_openat2.h"
 #include "tree.h"
@@ -18,7 +18,8 @@ main(int argc, char **argv)
     for (; at + 1 < argc && strncmp(argv[at], "--", 2) == 0; at += 2) {
         int number = atoi(argv[at + 1]);
         struct rlimit files = {.rlim_cur = (rlim_t)number, .rlim_max = (rlim_t)number};
-        if (strcmp(argv[at], "--openat2") == 0 ? no_openat2(number) < 0 : setrlimit(RLIMIT_NOFILE, &files) < 0) {
+        if (strcmp(argv[at], "--openat2") == 0 ? no_openat2(number) < 0
+                                               : setrlimit(RLIMIT_NOFILE, &files) < 0) {
             perror(argv[at]);
             return 2;
         }
