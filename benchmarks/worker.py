@@ -1,0 +1,105 @@
+"""The process in which one competitor lives: `python -m benchmarks.worker NAME PLACE ROOT TAR FD`.
+
+Each has its own, in a mount namespace of its own, so that no competitor's daemons, libraries, mounts or
+garbage collector meet another one's.  Requests are JSON lines on descriptor FD, and so are the answers;
+time is taken here, around the call that a caller in Python would make.
+"""
+
+from __future__ import annotations
+
+import mmap
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from json import dumps, loads
+from pathlib import Path
+from typing import Any
+
+from benchmarks.competitors import competitor_class
+from benchmarks.competitors.base import Competitor
+from benchmarks.harness import Unavailable
+from benchmarks.measures.alive import measure_alive
+from benchmarks.roots import Root
+
+_PAGE = 4096
+
+
+class Worker:
+    """Every public method is a request; what it gives back is the answer."""
+
+    def __init__(self, competitor: Competitor) -> None:
+        self._competitor = competitor
+        self._held: Any = None
+        self._ballast: list[Any] = []
+
+    def set_up(self) -> str:
+        return self._competitor.set_up()
+
+    def start(self, times: int) -> list[int]:
+        return [_timed(self._competitor.start) for _ in range(times)]
+
+    def hold(self) -> None:
+        self._held = self._competitor.hold()
+
+    def exec(self, times: int) -> list[int]:
+        return [_timed(lambda: self._competitor.exec(self._held)) for _ in range(times)]
+
+    def release(self) -> None:
+        held, self._held = self._held, None
+        self._competitor.release(held)
+
+    def threads(self, threads: int, starts: int) -> float:
+        return self._competitor.run_threads(threads, starts)
+
+    def alive(self, count: int) -> dict[str, Any]:
+        return measure_alive(self._competitor, count)
+
+    def ballast(self, size: int, threads: int) -> None:
+        """Makes this a big host: `size` bytes of private memory, every page touched, and sleeping threads."""
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # Small pages are what a grown heap has, and what makes copying a process dear.
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        for offset in range(0, size, _PAGE):
+            memory[offset] = 1
+        never = threading.Event()
+        for _ in range(threads):
+            threading.Thread(target=never.wait, daemon=True).start()
+        self._ballast.append(memory)
+
+
+def _timed(call: Callable[[], int | None]) -> int:
+    begun = time.perf_counter_ns()
+    own = call()
+    ended = time.perf_counter_ns()
+    return ended - begun if own is None else own
+
+
+def _answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"answer": getattr(worker, request.pop("do"))(**request)}
+    except Unavailable as reason:
+        return {"unavailable": str(reason)}
+    except Exception as error:
+        # A competitor's own errors are of any class; they end its row, not the benchmark.
+        return {"unavailable": f"{type(error).__name__}: {error}"}
+
+
+def main(name: str, place: str, root: str, tar: str, fd: str) -> None:
+    directory, tar_file = root.split("=", 1)[1], Path(tar) if tar else None
+    competitor = competitor_class(name)(
+        Path(place), Root(root.split("=", 1)[0], Path(directory), tar_file)
+    )
+    worker = Worker(competitor)
+    with socket.socket(fileno=int(fd)) as channel, channel.makefile("rw") as lines:
+        try:
+            for line in lines:
+                lines.write(dumps(_answer(worker, loads(line))) + "\n")
+                lines.flush()
+        finally:
+            competitor.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
