@@ -793,7 +793,7 @@ def test_programs_run_under_the_default_profile() -> None:
     assert found == {"mode": "2", "ls": 0, "python": "threads 4, child 0, socket True, tmp True"}
 
 
-# aarch64 has no other convention that a 64-bit program could use, and user-mode Linux takes this one for its own.
+# A 64-bit program on aarch64 has no other convention, and user-mode Linux takes this one for its own.
 @pytest.mark.skipif(
     os.uname().machine != "x86_64" or "User Mode Linux" in Path("/proc/cpuinfo").read_text(),
     reason="no second way into this kernel",
