@@ -170,6 +170,18 @@ def test_the_programs_that_map_identities(look: Look, tmp_path: Path) -> None:
     assert f"setcap cap_setgid+ep {plain}" in (checks["newgidmap"].remedy or "")
 
 
+def test_the_mount_that_the_store_is_on(look: Look, tmp_path: Path) -> None:
+    root = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+    elsewhere = f"23 22 0:9 / {tmp_path}/store-of-another rw - overlay overlay rw\n"
+    escaped = f"24 22 0:9 / {tmp_path}\\040x rw - overlay overlay rw\n"
+    assert bad(look(0, {"proc/self/mountinfo": root + elsewhere + escaped})) == set()
+    own = f"25 22 0:9 / {tmp_path} rw - nfs4 server:/x rw\n"
+    checks = look(0, {"proc/self/mountinfo": own + root})
+    assert checks["store's file system"].detail == "nfs4 cannot hold a writable layer"
+    covered = f"26 25 0:9 / {tmp_path} rw - xfs /dev/sdb rw\n"
+    assert look(0, {"proc/self/mountinfo": root + own + covered})["store's file system"].detail == "xfs"
+
+
 def test_a_full_disk(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_checks, "MIN_SPACE", 2**80)
     checks = look(0)

@@ -145,7 +145,7 @@ class Options:
         final.update(base.__dict__)
         for name, value in overrides.items():
             field = _FIELDS[name]
-            final[name] = value if field.converter is None else field.converter(value)
+            final[name] = field.converter(value) if callable(field.converter) else value
             if field.validator is not None:
                 field.validator(merged, field, value)
         merged.__attrs_post_init__()
