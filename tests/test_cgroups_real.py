@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from conftest import need
@@ -227,7 +228,8 @@ def test_io_weight_is_refused_where_nothing_heeds_it(owner: Owner) -> None:
 def test_a_container_sees_its_own_groups_and_no_others(owner: Owner) -> None:
     plan = cgroups.plan(owner, "view", Limits(pids=33))
     make(plan)
-    script = ["set -e"]
+    # The container's own sysfs; here nothing else may be mounted there (EBUSY for a second cgroup2).
+    script = ["set -e", "mount -t tmpfs none /sys/fs/cgroup"]
     for mount in plan.mounts:
         data = f"-o {mount.data}" if mount.data else ""
         script += [
@@ -446,8 +448,6 @@ def test_an_ordinary_user_gets_limits_or_the_reason(as_user: OrdinaryUser) -> No
 
 
 def test_the_error_names_the_limit_and_the_remedy(host: Host) -> None:
-    import attrs
-
     without = attrs.evolve(
         host,
         controllers={**host.controllers, "pids": cgroups.Controller("pids", None, "gone", "bring it back")},
@@ -456,7 +456,6 @@ def test_the_error_names_the_limit_and_the_remedy(host: Host) -> None:
     with pytest.raises(CapabilityUnavailable) as caught:
         cgroups.plan(owner, "job", Limits(pids=4096))
     assert (caught.value.missing, caught.value.remedy) == ("pids limit: gone", "bring it back")
-    assert (
-        cgroups.plan(owner, "job", Limits(pids=4096), optional=frozenset({"pids"})).places[0][0] == "memory"
-    )
+    left_out = cgroups.plan(owner, "job", Limits(pids=4096), optional=frozenset({"pids"}))
+    assert left_out.directories and not left_out.writes
     assert cgroups.remove_owner(owner) == ()
