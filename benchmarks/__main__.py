@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("benchmark", nargs="+", choices=(*HELP, "all"), help="which to run, see below")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it works")
-    parser.add_argument("--only", metavar="NAMES", help=f"competitors, separated by commas: {','.join(NAMES)}")
+    parser.add_argument(
+        "--only", metavar="NAMES", help=f"competitors, separated by commas: {','.join(NAMES)}"
+    )
     parser.add_argument("--root", choices=("both", "busybox", "host"), default="both", help="for `start`")
     parser.add_argument("--markdown", action="store_true", help="print tables for a README")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure to FILE as well")

@@ -88,9 +88,7 @@ def _answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
 
 def main(name: str, place: str, root: str, tar: str, fd: str) -> None:
     directory, tar_file = root.split("=", 1)[1], Path(tar) if tar else None
-    competitor = competitor_class(name)(
-        Path(place), Root(root.split("=", 1)[0], Path(directory), tar_file)
-    )
+    competitor = competitor_class(name)(Path(place), Root(root.split("=", 1)[0], Path(directory), tar_file))
     worker = Worker(competitor)
     with socket.socket(fileno=int(fd)) as channel, channel.makefile("rw") as lines:
         try:

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from benchmarks import seccomp_filter
-from benchmarks.competitors.base import MEMORY, PIDS, PROGRAM, Competitor, find_program, output_of
+from benchmarks.competitors.base import PROGRAM, Competitor, find_program, output_of
+from benchmarks.competitors.floor_settings import Settings
 from benchmarks.harness import Unavailable
 
 SOURCE = Path(__file__).parents[1] / "native/floor.c"
@@ -23,18 +24,17 @@ class Floor(Competitor):
     def set_up(self) -> str:
         self._program = compile_floor(self.place / "floor")
         self._filter = seccomp_filter.write(self.place / "filter")
+        self._settings = Settings(f"floor{os.getpid()}")
         self._serving = self._spawn("serving")
         self.start()
         return output_of([find_program("cc"), "--version"]).splitlines()[0]
 
     def _command(self, name: str, *options: str) -> list[str]:
-        scratch = self.place / f"scratch-{name}"
-        scratch.mkdir(exist_ok=True)
         return [
             str(self._program),
-            *("--lower", str(self.root.directory), "--scratch", str(scratch)),
-            *("--filter", str(self._filter)),
-            *cgroup_options(f"floor-{os.getpid()}-{name}"),
+            *("--lower", str(self.root.directory), "--filter", str(self._filter)),
+            *self._settings.root(self.root, self.place / name),
+            *self._settings.options(name),
             *options,
             *("--", PROGRAM),
         ]
@@ -71,37 +71,10 @@ class Floor(Competitor):
     def close(self) -> None:
         if hasattr(self, "_serving"):
             self._serving.communicate()
+        if hasattr(self, "_settings"):
+            self._settings.remove()
 
 
 def compile_floor(program: Path) -> Path:
     output_of([find_program("cc"), "-std=gnu11", "-O2", *WARNINGS, str(SOURCE), "-o", str(program)])
     return program
-
-
-def cgroup_options(name: str) -> list[str]:
-    """The control groups and limits that pycontainer gives a container here, as the floor's options."""
-    v1 = own_v1_groups()
-    if "memory" in v1 and "pids" in v1:
-        return [
-            *("--cgroup", str(v1["memory"] / name), "--limit", f"memory.limit_in_bytes={MEMORY}"),
-            *("--collect", "memory.max_usage_in_bytes", "--collect", "memory.oom_control"),
-            *("--cgroup", str(v1["pids"] / name), "--limit", f"pids.max={PIDS}"),
-        ]
-    group = Path("/sys/fs/cgroup") / name
-    return [
-        *("--into", str(group), "--cgroup", str(group)),
-        *("--limit", f"memory.max={MEMORY}", "--limit", f"pids.max={PIDS}"),
-        *("--collect", "memory.peak", "--collect", "memory.events"),
-    ]
-
-
-def own_v1_groups() -> dict[str, Path]:
-    """This process's own group in each v1 hierarchy, by controller (cgroups(7))."""
-    groups = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            mount = Path("/sys/fs/cgroup") / controller
-            if controller and mount.is_dir():
-                groups[controller] = mount / path.lstrip("/")
-    return groups

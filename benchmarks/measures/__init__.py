@@ -18,6 +18,8 @@ HELP = {
 
 
 def measure_of(name: str) -> Callable[[Context], Table]:
-    module = import_module(f"benchmarks.measures.{name}_" if name == "exec" else f"benchmarks.measures.{name}")
+    module = import_module(
+        f"benchmarks.measures.{name}_" if name == "exec" else f"benchmarks.measures.{name}"
+    )
     found: Callable[[Context], Table] = module.measure
     return found

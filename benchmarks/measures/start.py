@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.competitors import competitor_class
-from benchmarks.harness import Result, Table, Target, Turn, measure as measure_rounds
-from benchmarks.harness import number, summaries
+from benchmarks.harness import Result, Table, Target, Turn, number, summaries
+from benchmarks.harness import measure as measure_rounds
 from benchmarks.measures.context import Context
 from benchmarks.workers import Entry, Worker, entries, field_of
 
@@ -68,6 +68,8 @@ def _row(entry: Entry, results: dict[str, Result]) -> tuple[str, ...]:
 def _targets(root: str, results: dict[str, Result]) -> list[Target]:
     ours = _baseline(results, "pycontainer", root) or Result(unavailable="not measured")
     return [
-        Target(f"at most {limit} x {name} on the {root} root", limit, ours.ratio(_baseline(results, name, root)))
+        Target(
+            f"at most {limit} x {name} on the {root} root", limit, ours.ratio(_baseline(results, name, root))
+        )
         for name, limit in (("floor", 1.3), ("bubblewrap", 0.5))
     ]

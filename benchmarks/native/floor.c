@@ -1,15 +1,18 @@
 /*
  * The floor: starts the container that pycontainer starts by default, with the same system calls
- * and nothing around them: no plan, no host process, no protocol.  What is slower than this is
- * what a library or an engine adds; faster than this would be another container.
+ * in the same order and nothing around them: no plan, no host process, no protocol.  What is
+ * slower than this is what a library or an engine adds; faster would be another container.
  *
- *     floor --lower DIR --scratch DIR --filter FILE [--count N] [--cgroup DIR [--limit FILE=VALUE]...]...
- *           [--into DIR] [--collect FILE]... -- PROGRAM [ARGUMENT]...
+ *     floor --lower DIRS --filter FILE [--layer DIR] [--count N] [--mkdir|--write|--join|
+ *           --collect|--cgroup-mount|--hide|--mask|--readonly WHAT]... [--into DIR] -- PROGRAM...
  *
- * Prints one line per start: nanoseconds from before the first system call until after the last.
- * Without --count each line on standard input asks for one start.
+ * Paths that depend on the machine (control groups, what is masked) are given by the harness, which
+ * asks pycontainer for them.  Without --layer the writable layer lies in memory.  Prints one line
+ * per start: nanoseconds from before the first system call until after the last.  Without --count
+ * each line on standard input asks for one start.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -45,8 +48,8 @@
 #define SYS_mount_setattr 442
 #endif
 
-#define MAX_CGROUPS 8
-#define MAX_FILES 32
+#define MAX_ITEMS 64
+#define BASE "/sys" /* where the root is put together */
 #define LENGTH(array) (sizeof(array) / sizeof(array)[0])
 #define HIDDEN (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 #define CAP(name) (1ull << CAP_##name)
@@ -55,22 +58,24 @@
      CAP(NET_BIND_SERVICE) | CAP(SETFCAP) | CAP(SETGID) | CAP(SETPCAP) | CAP(SETUID) | \
      CAP(SYS_CHROOT))
 
-struct file {
-    const char *path;
-    const char *value;
+struct list {
+    unsigned count;
+    char *items[MAX_ITEMS];
 };
 
 static struct {
-    const char *lower;
-    const char *scratch; /* where the container's tmpfs for its writes goes */
+    char *lower;
+    char *layer; /* a directory that is made and removed, or NULL: in memory */
     struct sock_fprog filter;
-    const char *cgroups[MAX_CGROUPS];
-    unsigned ncgroups;
-    struct file limits[MAX_FILES];
-    unsigned nlimits;
-    const char *collect[MAX_FILES];
-    unsigned ncollect;
-    const char *into;
+    struct list mkdir;        /* control groups; removed at the end */
+    struct list write;        /* FILE=VALUE, their limits */
+    struct list join;         /* files that take a process */
+    char *into;               /* the control group to clone into, on version 2 */
+    struct list collect;      /* files that are read at the end */
+    struct list cgroup_mount; /* TARGET=TYPE=DATA */
+    struct list hide;         /* directories of the host that are shown empty */
+    struct list mask;
+    struct list readonly;
     char **argv;
 } want;
 
@@ -91,13 +96,19 @@ must(long result, const char *what)
 }
 
 static int
-open_target(const char *path, uint64_t flags)
+open_beneath(int directory, const char *path, uint64_t flags)
 {
     struct open_how how = {
         .flags = flags | O_CLOEXEC,
-        .resolve = RESOLVE_NO_MAGICLINKS | (root >= 0 ? RESOLVE_IN_ROOT : 0),
+        .resolve = RESOLVE_NO_MAGICLINKS | (directory >= 0 ? RESOLVE_IN_ROOT : 0),
     };
-    return (int)syscall(SYS_openat2, root >= 0 ? root : AT_FDCWD, path, &how, sizeof how);
+    return (int)syscall(SYS_openat2, directory >= 0 ? directory : AT_FDCWD, path, &how, sizeof how);
+}
+
+static int
+open_target(const char *path)
+{
+    return open_beneath(root, path, O_PATH);
 }
 
 static void
@@ -111,17 +122,42 @@ set_root(const char *path)
     root = (int)must(syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how), path);
 }
 
+/* Each name is made in what the names before it resolve to. */
+static int
+make_directories(const char *path)
+{
+    char prefix[PATH_MAX];
+    int at = (int)must(open_beneath(root, "/", O_PATH | O_DIRECTORY), "/");
+
+    for (size_t i = 0; path[i] != '\0';) {
+        size_t start = i + strspn(path + i, "/");
+        size_t end = start + strcspn(path + start, "/");
+        memcpy(prefix, path, end);
+        prefix[end] = '\0';
+        if (mkdirat(at, prefix + start, 0755) < 0 && errno != EEXIST) {
+            err(127, "%s", path);
+        }
+        close(at);
+        at = (int)must(open_beneath(root, prefix, O_PATH | O_DIRECTORY), prefix);
+        i = end;
+    }
+    return at;
+}
+
 static void
 mount_on(const char *target, const char *type, unsigned long flags, const char *data)
 {
-    int directory = (int)must(open_target(target, O_PATH), target);
+    int directory = open_target(target);
 
+    if (directory < 0) {
+        directory = make_directories(target);
+    }
     must(fchdir(directory), target);
     must(mount(type, ".", type, flags, data), target);
     close(directory);
 }
 
-/* /sys/fs/cgroup and what lies in it */
+/* Control groups */
 
 static void
 write_file(const char *path, const char *text)
@@ -135,22 +171,14 @@ write_file(const char *path, const char *text)
 static void
 make_cgroups(void)
 {
-    for (unsigned i = 0; i < want.ncgroups; i++) {
-        must(mkdir(want.cgroups[i], 0755), want.cgroups[i]);
+    for (unsigned i = 0; i < want.mkdir.count; i++) {
+        must(mkdir(want.mkdir.items[i], 0755), want.mkdir.items[i]);
     }
-    for (unsigned i = 0; i < want.nlimits; i++) {
-        write_file(want.limits[i].path, want.limits[i].value);
-    }
-}
-
-static void
-join_cgroups(void)
-{
-    char path[PATH_MAX];
-
-    for (unsigned i = 0; i < want.ncgroups; i++) {
-        snprintf(path, sizeof path, "%s/cgroup.procs", want.cgroups[i]);
-        write_file(path, "0");
+    for (unsigned i = 0; i < want.write.count; i++) {
+        char *value = strchr(want.write.items[i], '=');
+        *value = '\0';
+        write_file(want.write.items[i], value + 1);
+        *value = '=';
     }
 }
 
@@ -159,73 +187,153 @@ leave_cgroups(void)
 {
     char text[4096];
 
-    for (unsigned i = 0; i < want.ncollect; i++) {
-        int fd = open(want.collect[i], O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    for (unsigned i = 0; i < want.collect.count; i++) {
+        int fd = open(want.collect.items[i], O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
         if (fd >= 0) {
-            must(read(fd, text, sizeof text), want.collect[i]);
+            must(read(fd, text, sizeof text), want.collect.items[i]);
             close(fd);
         }
     }
-    for (unsigned i = 0; i < want.ncgroups; i++) {
-        must(rmdir(want.cgroups[i]), want.cgroups[i]);
+    for (unsigned i = 0; i < want.mkdir.count; i++) {
+        must(rmdir(want.mkdir.items[i]), want.mkdir.items[i]);
     }
 }
 
 /* The file system */
 
 static void
-make_root(void)
+make_layer(void)
 {
-    char upper[256], work[256], merged[256], options[PATH_MAX];
+    char path[PATH_MAX];
 
-    must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "propagation");
-    mount_on(want.scratch, "tmpfs", 0, "mode=700");
-    snprintf(upper, sizeof upper, "%s/upper", want.scratch);
-    snprintf(work, sizeof work, "%s/work", want.scratch);
-    snprintf(merged, sizeof merged, "%s/root", want.scratch);
-    must(mkdir(upper, 0755), upper);
-    must(mkdir(work, 0755), work);
-    must(mkdir(merged, 0755), merged);
-    snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s,workdir=%s,volatile", want.lower,
-             upper, work);
-    mount_on(merged, "overlay", 0, options);
-    set_root(merged);
+    must(mkdir(want.layer, 0700), want.layer);
+    snprintf(path, sizeof path, "%s/upper", want.layer);
+    must(mkdir(path, 0755), path);
+    snprintf(path, sizeof path, "%s/work", want.layer);
+    must(mkdir(path, 0700), path);
+}
+
+/* Removes what is beneath `directory`, which it closes: a layer of a container that did little. */
+static void
+remove_beneath(int directory, int depth)
+{
+    DIR *stream = fdopendir(directory);
+    const struct dirent *entry;
+
+    if (stream == NULL || depth == 0) {
+        errx(1, "cannot remove the layer");
+    }
+    while ((entry = readdir(stream)) != NULL) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) {
+            continue;
+        }
+        if (entry->d_type == DT_DIR) {
+            int below = openat(directory, entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+            remove_beneath((int)must(below, entry->d_name), depth - 1);
+        }
+        must(unlinkat(directory, entry->d_name, entry->d_type == DT_DIR ? AT_REMOVEDIR : 0),
+             entry->d_name);
+    }
+    closedir(stream);
 }
 
 static void
-make_devices(void)
+remove_layer(void)
+{
+    int directory = open(want.layer, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    remove_beneath((int)must(directory, want.layer), 8);
+    must(rmdir(want.layer), want.layer);
+}
+
+static void
+mount_overlay(const char *target, const char *upper_and_work)
+{
+    char data[4096];
+
+    snprintf(data, sizeof data, "lowerdir=%s,upperdir=%s/upper,workdir=%s/work,volatile",
+             want.lower, upper_and_work, upper_and_work);
+    mount_on(target, "overlay", MS_NODEV, data);
+}
+
+static void
+make_root(void)
+{
+    if (want.layer != NULL) {
+        mount_overlay(BASE, want.layer);
+        set_root(BASE);
+        return;
+    }
+    mount_on(BASE, "tmpfs", MS_NODEV, "mode=755");
+    set_root(BASE);
+    close(make_directories("upper"));
+    close(make_directories("work"));
+    close(make_directories("root"));
+    mount_overlay("root", BASE);
+    set_root(BASE "/root");
+    mount_on("run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=20%");
+    for (unsigned i = 0; i < want.hide.count; i++) {
+        mount_on(want.hide.items[i], "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k,mode=555");
+    }
+}
+
+static void
+fill_dev(void)
 {
     static const struct {
         const char *name;
         unsigned major, minor;
     } nodes[] = {{"null", 1, 3},   {"zero", 1, 5},    {"full", 1, 7},
                  {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
-    static const struct file links[] = {{"fd", "/proc/self/fd"},
-                                        {"stdin", "/proc/self/fd/0"},
-                                        {"stdout", "/proc/self/fd/1"},
-                                        {"stderr", "/proc/self/fd/2"},
-                                        {"ptmx", "pts/ptmx"}};
+    static const struct {
+        const char *name, *target;
+    } links[] = {{"fd", "/proc/self/fd"},
+                 {"stdin", "/proc/self/fd/0"},
+                 {"stdout", "/proc/self/fd/1"},
+                 {"stderr", "/proc/self/fd/2"},
+                 {"ptmx", "pts/ptmx"}};
 
     for (unsigned i = 0; i < LENGTH(nodes); i++) {
-        int dev = (int)must(open_target("/dev", O_PATH | O_DIRECTORY), "/dev");
+        int dev = (int)must(open_beneath(root, "/dev", O_PATH | O_DIRECTORY), "/dev");
         must(mknodat(dev, nodes[i].name, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)),
              nodes[i].name);
         close(dev);
     }
     for (unsigned i = 0; i < LENGTH(links); i++) {
-        int dev = (int)must(open_target("/dev", O_PATH | O_DIRECTORY), "/dev");
-        must(symlinkat(links[i].value, dev, links[i].path), links[i].path);
+        int dev = (int)must(open_beneath(root, "/dev", O_PATH | O_DIRECTORY), "/dev");
+        must(symlinkat(links[i].target, dev, links[i].name), links[i].name);
         close(dev);
     }
 }
 
 static void
-make_dir(const char *parent, const char *name)
+set_readonly(int tree)
 {
-    int directory = (int)must(open_target(parent, O_PATH | O_DIRECTORY), parent);
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
 
-    must(mkdirat(directory, name, 0755), name);
-    close(directory);
+    must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof attr), "mount_setattr");
+}
+
+/* On version 1 a directory with a mount for each hierarchy, which becomes read-only when full. */
+static void
+mount_cgroups(void)
+{
+    for (unsigned i = 0; i < want.cgroup_mount.count; i++) {
+        char *target = strdup(want.cgroup_mount.items[i]);
+        char *type = strchr(target, '='), *data = type == NULL ? NULL : strchr(type + 1, '=');
+        if (data == NULL) {
+            errx(2, "--cgroup-mount TARGET=TYPE=DATA");
+        }
+        *type++ = '\0';
+        *data++ = '\0';
+        mount_on(target, type, HIDDEN | (strcmp(type, "tmpfs") == 0 ? 0 : MS_RDONLY), data);
+        free(target);
+    }
+    if (want.cgroup_mount.count > 1) {
+        int target = (int)must(open_target("/sys/fs/cgroup"), "/sys/fs/cgroup");
+        set_readonly(target);
+        close(target);
+    }
 }
 
 static void
@@ -233,29 +341,25 @@ mount_all(void)
 {
     mount_on("/proc", "proc", HIDDEN, "");
     mount_on("/dev", "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k");
-    make_dir("/dev", "pts");
+    fill_dev();
     mount_on("/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
              "newinstance,ptmxmode=0666,mode=0620,gid=5");
-    make_dir("/dev", "shm");
     mount_on("/dev/shm", "tmpfs", HIDDEN, "mode=1777,size=65536k");
-    make_dir("/dev", "mqueue");
     mount_on("/dev/mqueue", "mqueue", HIDDEN, "");
     mount_on("/sys", "sysfs", MS_RDONLY | HIDDEN, "");
-    make_devices();
+    mount_cgroups();
 }
 
 /* An open_tree(2) copy of `source`, read-only when asked for, on top of `target`. */
 static void
 bind_over(int source, int target, int readonly)
 {
-    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
     int tree = (int)must(
         syscall(SYS_open_tree, source, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH),
         "open_tree");
 
     if (readonly) {
-        must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof attr),
-             "mount_setattr");
+        set_readonly(tree);
     }
     must(syscall(SYS_move_mount, tree, "", target, "",
                  MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH),
@@ -267,7 +371,7 @@ static void
 mask(const char *path)
 {
     struct stat status;
-    int target = open_target(path, O_PATH);
+    int target = open_target(path);
 
     if (target < 0) {
         return;
@@ -278,7 +382,7 @@ mask(const char *path)
         must(mount("tmpfs", ".", "tmpfs", MS_RDONLY | HIDDEN, "size=0,mode=555"), path);
     }
     else {
-        int null = (int)must(open_target("dev/null", O_PATH), "/dev/null");
+        int null = (int)must(open_target("dev/null"), "/dev/null");
         bind_over(null, target, 0);
         close(null);
     }
@@ -288,7 +392,7 @@ mask(const char *path)
 static void
 make_readonly(const char *path)
 {
-    int target = open_target(path, O_PATH);
+    int target = open_target(path);
 
     if (target >= 0) {
         bind_over(target, target, 1);
@@ -299,30 +403,11 @@ make_readonly(const char *path)
 static void
 hide(void)
 {
-    static const char *const masked[] = {
-        "/proc/acpi",
-        "/proc/asound",
-        "/proc/interrupts",
-        "/proc/kcore",
-        "/proc/keys",
-        "/proc/latency_stats",
-        "/proc/sched_debug",
-        "/proc/scsi",
-        "/proc/timer_list",
-        "/proc/timer_stats",
-        "/sys/firmware",
-        "/sys/fs/selinux",
-        "/sys/devices/virtual/powercap",
-    };
-    static const char *const readonly[] = {
-        "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
-    };
-
-    for (unsigned i = 0; i < LENGTH(masked); i++) {
-        mask(masked[i]);
+    for (unsigned i = 0; i < want.mask.count; i++) {
+        mask(want.mask.items[i]);
     }
-    for (unsigned i = 0; i < LENGTH(readonly); i++) {
-        make_readonly(readonly[i]);
+    for (unsigned i = 0; i < want.readonly.count; i++) {
+        make_readonly(want.readonly.items[i]);
     }
 }
 
@@ -462,15 +547,21 @@ container(void)
     die_with_parent(lifeline[1]);
     must(syscall(SYS_close_range, 3, (unsigned)lifeline[1] - 1, 0), "close_range");
     must(syscall(SYS_close_range, (unsigned)lifeline[1] + 1, UINT_MAX, 0), "close_range");
-    join_cgroups();
+    if (want.into == NULL) {
+        make_cgroups();
+    }
+    for (unsigned i = 0; i < want.join.count; i++) {
+        write_file(want.join.items[i], "0");
+    }
+    must(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL), "keyring");
     must(unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP),
          "unshare");
-    must(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL), "keyring");
-    loopback_up();
+    must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "propagation");
     make_root();
     mount_all();
-    hide();
     pivot();
+    hide();
+    loopback_up();
     must(sethostname("floor", 5), "hostname");
     become_init();
 }
@@ -491,6 +582,7 @@ clone_container(void)
     int cgroup = -1;
 
     if (want.into != NULL) {
+        make_cgroups();
         cgroup = (int)must(open(want.into, O_RDONLY | O_DIRECTORY | O_CLOEXEC), want.into);
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = (uint64_t)cgroup;
@@ -514,12 +606,17 @@ start_to_exit(void)
 
     uint64_t begun = now_ns();
     must(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, lifeline), "socketpair");
-    make_cgroups();
+    if (want.layer != NULL) {
+        make_layer();
+    }
     pid_t pid = clone_container();
     close(lifeline[1]);
     must(wait4(pid, &status, __WALL, &usage), "wait4");
     close(lifeline[0]);
     leave_cgroups();
+    if (want.layer != NULL) {
+        remove_layer();
+    }
     uint64_t ended = now_ns();
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
         errx(1, "the container ended with status %#x", (unsigned)status);
@@ -544,98 +641,60 @@ read_filter(const char *path)
     want.filter.filter = program;
 }
 
-static char *
-beneath_last_cgroup(const char *name)
-{
-    char *path;
-
-    if (want.ncgroups == 0 || asprintf(&path, "%s/%s", want.cgroups[want.ncgroups - 1], name) < 0) {
-        errx(2, "--limit and --collect follow a --cgroup");
-    }
-    return path;
-}
-
 static void
-add_limit(char *text)
+add(struct list *list, char *item)
 {
-    char *value = strchr(text, '=');
-
-    if (value == NULL || want.nlimits == MAX_FILES) {
-        errx(2, "--limit FILE=VALUE, at most %d", MAX_FILES);
+    if (list->count == MAX_ITEMS) {
+        errx(2, "%s: one too many", item);
     }
-    *value++ = '\0';
-    want.limits[want.nlimits++] = (struct file){beneath_last_cgroup(text), value};
-}
-
-static void
-add_cgroup(const char *path)
-{
-    if (want.ncgroups == MAX_CGROUPS) {
-        errx(2, "at most %d --cgroup", MAX_CGROUPS);
-    }
-    want.cgroups[want.ncgroups++] = path;
-}
-
-static void
-add_collect(const char *name)
-{
-    if (want.ncollect == MAX_FILES) {
-        errx(2, "at most %d --collect", MAX_FILES);
-    }
-    want.collect[want.ncollect++] = beneath_last_cgroup(name);
+    list->items[list->count++] = item;
 }
 
 static long
 parse(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"lower", required_argument, NULL, 'l'},
-        {"scratch", required_argument, NULL, 't'},
-        {"filter", required_argument, NULL, 'f'},
-        {"count", required_argument, NULL, 'n'},
-        {"cgroup", required_argument, NULL, 'g'},
-        {"limit", required_argument, NULL, 's'},
-        {"collect", required_argument, NULL, 'c'},
-        {"into", required_argument, NULL, 'i'},
-        {NULL, 0, NULL, 0},
+        {"lower", required_argument, NULL, 'l'},        {"layer", required_argument, NULL, 'L'},
+        {"filter", required_argument, NULL, 'f'},       {"count", required_argument, NULL, 'n'},
+        {"mkdir", required_argument, NULL, 'd'},        {"write", required_argument, NULL, 'w'},
+        {"join", required_argument, NULL, 'j'},         {"into", required_argument, NULL, 'i'},
+        {"collect", required_argument, NULL, 'c'},      {"hide", required_argument, NULL, 'h'},
+        {"cgroup-mount", required_argument, NULL, 'g'}, {"mask", required_argument, NULL, 'm'},
+        {"readonly", required_argument, NULL, 'r'},     {NULL, 0, NULL, 0},
+    };
+    struct list *const lists[128] = {
+        ['d'] = &want.mkdir, ['w'] = &want.write,        ['j'] = &want.join, ['c'] = &want.collect,
+        ['h'] = &want.hide,  ['g'] = &want.cgroup_mount, ['m'] = &want.mask, ['r'] = &want.readonly,
     };
     long count = LONG_MAX;
     int option;
 
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        switch (option) {
-        case 'l':
+        if (option == 'l') {
             want.lower = optarg;
-            break;
-        case 't':
-            want.scratch = optarg;
-            break;
-        case 'f':
+        }
+        else if (option == 'L') {
+            want.layer = optarg;
+        }
+        else if (option == 'f') {
             read_filter(optarg);
-            break;
-        case 'n':
+        }
+        else if (option == 'n') {
             count = strtol(optarg, NULL, 10);
-            break;
-        case 'g':
-            add_cgroup(optarg);
-            break;
-        case 's':
-            add_limit(optarg);
-            break;
-        case 'c':
-            add_collect(optarg);
-            break;
-        case 'i':
+        }
+        else if (option == 'i') {
             want.into = optarg;
-            break;
-        default:
+        }
+        else if (lists[option & 127] != NULL && (option != 'w' || strchr(optarg, '=') != NULL)) {
+            add(lists[option & 127], optarg);
+        }
+        else {
             errx(2, "see the head of floor.c");
         }
     }
     want.argv = argv + optind;
-    if (want.lower == NULL || want.scratch == NULL || want.filter.len == 0 ||
-        want.argv[0] == NULL) {
-        errx(2, "--lower, --scratch, --filter and a program are needed");
+    if (want.lower == NULL || want.filter.len == 0 || want.argv[0] == NULL) {
+        errx(2, "--lower, --filter and a program are needed");
     }
     return count;
 }
