@@ -10,7 +10,7 @@ import pytest
 
 from conftest import need
 from pycontainer import host_checks
-from pycontainer.doctor import Check, Report, doctor
+from pycontainer.diagnosis import Check, Report, doctor
 from pycontainer.host_checks import HostView, run_checks
 
 STATUS = "Name:\tpython\nCapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff\nNoNewPrivs:\t0\nSeccomp:\t0\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from pycontainer.doctor import Check
+from pycontainer.diagnosis import Check
 from pycontainer.runtime.isolation import CAPABILITIES, DEFAULT_CAPABILITIES
 
 MIN_KERNEL = (5, 11)

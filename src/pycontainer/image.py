@@ -61,13 +61,14 @@ class Image:
 
     @classmethod
     def scratch(cls, *, store: Store | None = None) -> Image:
-        """An image without any file, for this machine's platform. Raises StoreError."""
+        """An image without any file, for this machine's platform. Raises StoreError.
+
+        It has one layer, an empty one: a manifest without layers is none (image-manifest-schema.json).
+        """
         from pycontainer.store import assemble
 
         store = store or Store.default()
-        empty = ImageConfig()
-        with store.writing():
-            made = assemble.enter(store, empty, (), None, None)
+        made = assemble.scratch(store)
         return cls(store, made.entry, made)
 
     @classmethod
@@ -219,7 +220,8 @@ class Image:
         """
         names = self.tags
         if len(names) > 1 and not force:
-            raise ImageError(f"image {self.id} has several names, which force=True removes: {', '.join(names)}")
+            shown = ", ".join(names)
+            raise ImageError(f"image {self.id} has several names, which force=True removes: {shown}")
         self._store.catalog.remove(self._entry.manifest.digest)
         with self._lock:
             self._rootfs = None
@@ -267,19 +269,19 @@ class Image:
 
     def run(self, args: Any = None, **options: Any) -> Completed:
         """Runs a program in a new container and waits for it; see `pycontainer.run`."""
-        from pycontainer.run import run
+        from pycontainer.runner import run
 
         return run(self, args, **options)
 
     def create(self, args: Any = None, **options: Any) -> Container:
         """Makes a container without starting it; see `pycontainer.create`."""
-        from pycontainer.run import create
+        from pycontainer.runner import create
 
         return create(self, args, **options)
 
     def start(self, args: Any = None, **options: Any) -> Container:
         """Starts a program in a new container; see `pycontainer.start`."""
-        from pycontainer.run import start
+        from pycontainer.runner import start
 
         return start(self, args, **options)
 

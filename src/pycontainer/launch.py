@@ -90,6 +90,20 @@ def command(image: Image, args: Any, options: Options, identity: Identity, hostn
     return Command(argv, program_paths(argv[0], env), env, _shown(args, argv))
 
 
+def joining_command(args: Any, options: Options, who: Identity, env: Mapping[str, str]) -> Command:
+    """What to execute in a running container: in its first program's environment."""
+    argv = arguments(args)
+    if not argv or not argv[0]:
+        raise InvalidOption("args: nothing to run")
+    merged = dict(env)
+    if options.user is not None:
+        merged["HOME"] = who.home or "/"
+    if options.tty:
+        merged.setdefault("TERM", "xterm")
+    merged = merge_env(merged, options.env)
+    return Command(argv, program_paths(argv[0], merged), merged, args)
+
+
 def merge_env(env: dict[str, str], changes: Sequence[tuple[str, str | None]]) -> dict[str, str]:
     """`env` with the changes; None takes a variable away."""
     for name, value in changes:

@@ -30,7 +30,19 @@ Sink = Callable[[bytes], object]
 class Streams:
     """The descriptors of one start: those that the program gets, and our ends of the pipes."""
 
-    __slots__ = ("_owned", "capture", "child", "console", "master", "readers", "stdin", "tty")
+    __slots__ = (
+        "_owned",
+        "_terminal_input",
+        "_terminal_sink",
+        "capture",
+        "child",
+        "console",
+        "console_child",
+        "master",
+        "readers",
+        "stdin",
+        "tty",
+    )
 
     def __init__(self, *, tty: bool) -> None:
         self.tty = tty

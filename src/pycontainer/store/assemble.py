@@ -42,6 +42,14 @@ class Made:
     lease: Lock | None
 
 
+def scratch(store: Store) -> Made:
+    """The image of an archive without entries. Raises what the store raises."""
+    with store.layout.blobs.writer() as blob:
+        blob.write(bytes(1024))
+        diff_id = blob.finish()
+        return _one_layer(store, blob, "none", diff_id, _described(ImageConfig(), None, "scratch"), None)
+
+
 def from_directory(store: Store, path: str, config: ImageConfig, tag: str | None) -> Made:
     """An image with one layer, the tree below `path`.
 
@@ -84,7 +92,7 @@ def reconfigured(store: Store, manifest: Manifest, config: ImageConfig, tag: str
         for layer in manifest.layers:
             if store.layout.blobs.size(layer.digest) is None:
                 raise ImageNotFound(f"image {manifest.config.digest}: its layers were removed")
-        return enter(store, config, manifest.layers, tag, lease)
+        return _enter(store, config, manifest.layers, tag, lease)
 
 
 def unpack(store: Store, manifest: Manifest, config: ImageConfig) -> Lock | None:
@@ -124,10 +132,10 @@ def _one_layer(
     layer = Descriptor(_MEDIA_TYPES[form], digest, blob.size)
     with store.writing():
         blob.commit()
-        return enter(store, attrs.evolve(config, diff_ids=(diff_id,)), (layer,), tag, lease)
+        return _enter(store, attrs.evolve(config, diff_ids=(diff_id,)), (layer,), tag, lease)
 
 
-def enter(
+def _enter(
     store: Store, config: ImageConfig, layers: tuple[Descriptor, ...], tag: str | None, lease: Lock | None
 ) -> Made:
     """Writes config and manifest and enters the image; the caller is `writing`."""

@@ -43,7 +43,7 @@ class Job:
     closes it at the final record.
     """
 
-    __slots__ = ("_lock", "channel", "final", "id", "started", "supervisor")
+    __slots__ = ("_lock", "channel", "final", "id", "lost", "started", "supervisor")
 
     def __init__(self, supervisor: Supervisor, job: int, channel: int) -> None:
         self.supervisor = supervisor
@@ -51,6 +51,8 @@ class Job:
         self.channel = channel
         self.started: Record | None = None
         self.final: Record | None = None
+        self.lost = False
+        """The supervisor died before it said how the job ended."""
         self._lock = threading.Lock()
 
     def take(self) -> Record | None:
@@ -80,12 +82,8 @@ class Job:
 
     def signal(self, number: int) -> None:
         """Deliver a signal; one to a job that has ended goes nowhere."""
-        if self.final is None:
+        if self.final is None and not self.lost:
             self.supervisor.signal(self.id, number)
-
-    def abandon(self) -> None:
-        """Close our end without waiting (in a forked child, where the job is the parent's)."""
-        self._close()
 
     def _close(self) -> None:
         if self.channel >= 0:
@@ -93,6 +91,7 @@ class Job:
             self.channel = -1
 
     def _lost(self) -> SupervisorError:
+        self.lost = True
         self.supervisor.died()
         return SupervisorError("waiting for the supervisor, which died", errno=errno.ECONNRESET)
 

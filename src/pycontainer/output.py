@@ -1,0 +1,188 @@
+"""What a started container writes: taken in by one thread for all of them, the newest kept.
+
+So a container is never held up by a pipe that nobody reads, and memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import os
+import select
+import struct
+import termios
+import threading
+from collections import deque
+from typing import BinaryIO
+
+from pycontainer.streams import Sink, Streams
+
+_KEEP = 2**20
+_CHUNK = 64 * 1024
+_FINISH_SECONDS = 10.0
+
+
+class Ring:
+    """The last megabyte that was written."""
+
+    def __init__(self) -> None:
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+
+    def append(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._size += len(data)
+        while self._size - len(self._chunks[0]) >= _KEEP:
+            self._size -= len(self._chunks.popleft())
+
+    def value(self) -> bytes:
+        return b"".join(tuple(self._chunks))[-_KEEP:]
+
+
+class Taking:
+    """Descriptors that the thread reads to their end, and where each one's bytes go."""
+
+    def __init__(self, sinks: dict[int, Sink]) -> None:
+        self._sinks = sinks
+        self._finished = threading.Event()
+        if not sinks:
+            self._finished.set()
+            return
+        for fd in sinks:
+            os.set_blocking(fd, False)
+        _drain.add(self, list(sinks))
+
+    def __contains__(self, fd: int | None) -> bool:
+        return fd in self._sinks
+
+    def finish(self) -> None:
+        """Waits until everything is in: the writers are dead, so the pipes are at their end."""
+        self._finished.wait(_FINISH_SECONDS)
+
+    def read(self, fd: int) -> bool:
+        """Takes in what there is; False at the end."""
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            # A terminal whose last user is gone.
+            if error.errno != errno.EIO:
+                raise
+            data = b""
+        if data:
+            self._sinks[fd](data)
+        return bool(data)
+
+    def ended(self, fd: int) -> None:
+        del self._sinks[fd]
+        os.close(fd)
+        if not self._sinks:
+            self._finished.set()
+
+
+class Output:
+    """The streams of one started container."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+        self._rings = {name: Ring() for name in ("stdout", "stderr")}
+        self._taking: Taking | None = None
+        self._master: int | None = None
+        self.stdin: BinaryIO | None = None
+
+    def drain(self) -> None:
+        """Begins to take in what is written; the container has been started."""
+        streams = self._streams
+        if streams.console is not None:
+            self._master = streams.take_master()
+        rings = iter(self._rings.values())
+        sinks: dict[int, Sink] = {fd: next(rings).append for fd in streams.readers}
+        streams.readers.clear()
+        if streams.stdin is not None:
+            own = os.dup(streams.stdin) if streams.stdin == self._master else streams.stdin
+            os.set_blocking(own, True)
+            self.stdin = io.FileIO(own, "w")
+            streams.stdin = None
+        self._taking = Taking(sinks)
+
+    def tail(self, name: str) -> bytes:
+        """The newest megabyte of "stdout" or "stderr"."""
+        return self._rings[name].value()
+
+    def finish(self) -> None:
+        """Waits until everything that the dead container wrote is in."""
+        if self._taking is not None:
+            self._taking.finish()
+
+    def resize(self, rows: int, columns: int) -> None:
+        """ioctl_tty(2), TIOCSWINSZ. Raises OSError for a container without a terminal."""
+        if self._master is None or self._taking is None or self._master not in self._taking:
+            raise OSError(errno.ENOTTY, "the container has no terminal")
+        set_size(self._master, rows, columns)
+
+    def close(self) -> None:
+        if self.stdin is not None:
+            self.stdin.close()
+            self.stdin = None
+        self.finish()
+        self._streams.close()
+
+
+def set_size(terminal: int, rows: int, columns: int) -> None:
+    """ioctl_tty(2), TIOCSWINSZ."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+class _Drain:
+    """The one thread; it lives while there is something to take in."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._outputs: dict[int, Taking] = {}
+        self._epoll: select.epoll | None = None
+
+    def add(self, output: Taking, fds: list[int]) -> None:
+        with self._lock:
+            if self._epoll is None:
+                self._epoll = select.epoll()
+                thread = threading.Thread(target=self._run, args=(self._epoll,), daemon=True)
+                thread.name = "pycontainer-output"
+                self._register(output, fds)
+                thread.start()
+            else:
+                self._register(output, fds)
+
+    def _register(self, output: Taking, fds: list[int]) -> None:
+        assert self._epoll is not None
+        for fd in fds:
+            self._outputs[fd] = output
+            self._epoll.register(fd, select.EPOLLIN)
+
+    def _run(self, epoll: select.epoll) -> None:
+        with epoll:
+            while True:
+                for fd, _ in epoll.poll():
+                    output = self._outputs[fd]
+                    if not output.read(fd):
+                        with self._lock:
+                            epoll.unregister(fd)
+                            del self._outputs[fd]
+                            output.ended(fd)
+                with self._lock:
+                    if not self._outputs:
+                        self._epoll = None
+                        return
+
+
+_drain = _Drain()
+
+
+def _after_fork_in_child() -> None:
+    """The thread is the parent's, and so are the containers."""
+    global _drain
+    _drain = _Drain()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,269 @@
+"""`Process`: a program in a running container, in the shape of `subprocess.Popen`."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import time
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from pycontainer import execution, runner
+from pycontainer.completed import Completed
+from pycontainer.errors import InvalidState, Timeout
+from pycontainer.output import Taking, set_size
+from pycontainer.streams import Streams
+from pycontainer.units import parse_signal
+from pycontainer.waiting import Watch
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pycontainer.execution import Execution, Text
+
+_SIGTERM = 15
+_SIGKILL = 9
+_END_SECONDS = 30.0
+
+
+class Process:
+    """Made by `Container.popen`; it was executed when you get it.
+
+    `stdin`, `stdout` and `stderr` are files where PIPE was asked for, else None. With a terminal,
+    `stdin` and `stdout` are the terminal. Iterating gives the lines of `stdout` as they come.
+    Leaving it as a context manager closes the files and waits.
+    """
+
+    def __init__(self, begun: Execution, text: Text, bufsize: int) -> None:
+        """Waits for the exec. Raises `LaunchError` where there was none."""
+        self.args = begun.command.shown
+        self.stdin: IO[Any] | None = None
+        self.stdout: IO[Any] | None = None
+        self.stderr: IO[Any] | None = None
+        self._execution = begun
+        self._text = text
+        self._watch = Watch(begun)
+        self._result: Completed | None = None
+        self._communicated: dict[str, list[bytes]] | None = None
+        try:
+            self._watch.started(None)
+            if begun.streams.console is not None:
+                self._wait_for_terminal()
+            self._open_files(begun.streams, bufsize)
+        except BaseException:
+            execution.kill_quietly(begun.job)
+            begun.streams.close()
+            raise
+
+    @property
+    def pid(self) -> int | None:
+        """The host's number of the process that waits for the program; None without one."""
+        started = self._execution.job.started
+        return None if started is None else started.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, -N after signal N, once `poll` or `wait` has seen the end; else None."""
+        return None if self._result is None else self._result.returncode
+
+    def poll(self) -> int | None:
+        """The exit status if the program has ended, without waiting."""
+        if self._result is None and not self._watch.running():
+            self._result = self._execution.completed(self._text)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and give the exit status. When `timeout` (seconds) runs out, the
+        program is killed with everything that it started and `Timeout` is raised."""
+        began = time.monotonic()
+        timeout = runner.check_timeout(timeout)
+        if not self._watch.ended(None if timeout is None else began + timeout):
+            assert timeout is not None
+            raise self._timed_out(timeout)
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        """Send `input`, read everything to the end and wait, without deadlock at any size.
+
+        Gives (stdout, stderr), empty where there is no pipe. `timeout` as for `wait`; what was
+        read so far is in the exception's result.
+        """
+        began = time.monotonic()
+        timeout = runner.check_timeout(timeout)
+        data = self._text.encode(input)
+        if data and self.stdin is None:
+            raise InvalidState("communicate: input needs stdin=PIPE")
+        streams = self._reclaim()
+        pump = self._execution.pump(data)
+        with self._watch.exclusive():
+            try:
+                ended = pump.run(None if timeout is None else began + timeout)
+                if not ended:
+                    pump.kill()
+            except BaseException:
+                execution.abort(self._execution, pump)
+                raise
+            finally:
+                streams.close()
+        self._result = self._execution.completed(self._text, timed_out=not ended)
+        if not ended:
+            assert timeout is not None
+            raise Timeout(self._result, timeout)
+        return self._result.stdout, self._result.stderr
+
+    def send_signal(self, signal: int | str) -> None:
+        """Send the program a signal, by name or number; one that has ended gets none."""
+        number = parse_signal(signal, option="signal")
+        if self.poll() is None:
+            self._execution.job.signal(number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(_SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the program with everything that it started."""
+        self.send_signal(_SIGKILL)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the program's terminal another size (ioctl_tty(2), TIOCSWINSZ)."""
+        if self.stdout is None or not self._execution.streams.tty:
+            raise InvalidState("resize: the program has no terminal")
+        set_size(self.stdout.fileno(), rows, columns)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.stdout is None:
+            raise InvalidState("iterating over lines needs stdout=PIPE")
+        return iter(self.stdout)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.kill()
+        self._close_files()
+        self.wait()
+
+    def __repr__(self) -> str:
+        state = "running" if self.returncode is None else f"returncode={self.returncode}"
+        return f"<Process {self.args!r} {state}>"
+
+    def _timed_out(self, timeout: float) -> Timeout:
+        execution.kill_quietly(self._execution.job)
+        self._watch.ended(time.monotonic() + _END_SECONDS)
+        self._result = self._execution.completed(self._text, timed_out=True)
+        return Timeout(self._result, timeout)
+
+    def _wait_for_terminal(self) -> None:
+        """The terminal was sent before the exec, so it is there."""
+        streams = self._execution.streams
+        assert streams.console is not None
+        select.select([streams.console], [], [], _END_SECONDS)
+        streams.take_master()
+
+    def _open_files(self, streams: Streams, bufsize: int) -> None:
+        """Our ends become files; from here on they are the caller's."""
+        if streams.master is not None:
+            self._open_terminal(streams, bufsize)
+            return
+        if streams.stdin is not None:
+            self.stdin = self._file(streams.stdin, "w", bufsize)
+            streams.stdin = None
+        captured = [fd for fd, sink in streams.readers.items() if _is_capture(streams, sink)]
+        for name, fd in zip(streams.capture, captured, strict=True):
+            setattr(self, name, self._file(fd, "r", bufsize))
+            del streams.readers[fd]
+        # What goes on to this process's own terminal is nobody's to read.
+        Taking(dict(streams.readers))
+        streams.readers.clear()
+
+    def _open_terminal(self, streams: Streams, bufsize: int) -> None:
+        master = streams.master
+        assert master is not None
+        os.set_blocking(master, True)
+        self.stdin = self._file(os.dup(master), "w", bufsize)
+        self.stdout = self._file(master, "r", bufsize)
+        streams.readers.clear()
+        streams.master = streams.stdin = None
+
+    def _file(self, fd: int, mode: str, bufsize: int) -> IO[Any]:
+        raw = _Terminal(fd, mode) if self._execution.streams.tty else io.FileIO(fd, mode)
+        if bufsize == 0 and not self._text.on:
+            return raw
+        size = io.DEFAULT_BUFFER_SIZE if bufsize < 2 else bufsize
+        buffered: Any = io.BufferedReader(raw, size) if mode == "r" else io.BufferedWriter(raw, size)
+        if not self._text.on:
+            return buffered  # type: ignore[no-any-return]
+        return io.TextIOWrapper(
+            buffered,
+            encoding=self._text.encoding or "utf-8",
+            errors=self._text.errors,
+            line_buffering=bufsize == 1,
+            write_through=mode == "w",
+        )
+
+    def _reclaim(self) -> Streams:
+        """Takes the descriptors back from the files, what those have buffered included."""
+        streams = self._execution.streams
+        for name in ("stdout", "stderr"):
+            file = getattr(self, name)
+            if file is None or file.closed:
+                continue
+            held = streams.capture.setdefault(name, [])
+            held.append(_buffered(file))
+            fd = os.dup(file.fileno())
+            os.set_blocking(fd, False)
+            streams.readers[fd] = held.append
+            if streams.tty and name == "stdout":
+                streams.master = fd
+            file.close()
+        if self.stdin is not None and not self.stdin.closed:
+            self.stdin.flush()
+            streams.stdin = streams.master if streams.tty else os.dup(self.stdin.fileno())
+            self.stdin.close()
+        return streams
+
+    def _close_files(self) -> None:
+        for file in (self.stdin, self.stdout, self.stderr):
+            if file is not None and not file.closed:
+                try:
+                    file.close()
+                except BrokenPipeError:
+                    # Input that the program did not want; `Popen` does the same.
+                    continue
+
+
+class _Terminal(io.FileIO):
+    """A terminal's end of file is EIO: its last user has gone (pty(7))."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                return 0
+            raise
+
+
+def _is_capture(streams: Streams, sink: Any) -> bool:
+    return any(sink == parts.append for parts in streams.capture.values())
+
+
+def _buffered(file: IO[Any]) -> bytes:
+    """What was read ahead into a file's buffer and not given to anybody yet."""
+    binary = getattr(file, "buffer", file)
+    peek = getattr(binary, "peek", None)
+    if peek is None:
+        return b""
+    os.set_blocking(file.fileno(), False)
+    return bytes(peek(0) or b"")

@@ -1,0 +1,75 @@
+"""Waiting for a job from any number of threads: one of them polls, the others wait for it."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pycontainer.execution import Execution
+    from pycontainer.supervisor.client import Job
+
+
+class Watch:
+    """The start and the end of one execution."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._polling = threading.Lock()
+
+    @property
+    def job(self) -> Job:
+        return self._execution.job
+
+    def started(self, deadline: float | None) -> bool:
+        """Waits until the program was executed. Raises `LaunchError` where it could not be."""
+        job = self.job
+        done = self._until(lambda: job.started is not None or job.final is not None, deadline)
+        if job.started is None and job.final is not None:
+            self._execution.final()
+        return done
+
+    def ended(self, deadline: float | None) -> bool:
+        """Waits for the end; False when time runs out before. Raises `SupervisorError`."""
+        job = self.job
+        return self._until(lambda: job.final is not None, deadline)
+
+    def running(self) -> bool:
+        """Whether it still runs, without waiting. Who is polling meanwhile will notice the end."""
+        job = self.job
+        if job.final is None and not job.lost and self._polling.acquire(blocking=False):
+            try:
+                job.take()
+            finally:
+                self._polling.release()
+        return job.final is None and not job.lost
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """For who polls the job's channel together with other descriptors."""
+        with self._polling:
+            yield
+
+    def _until(self, done: Callable[[], bool], deadline: float | None) -> bool:
+        job = self.job
+        while not done():
+            left = -1.0 if deadline is None else deadline - time.monotonic()
+            if deadline is not None and left <= 0:
+                return False
+            if not self._polling.acquire(timeout=left):
+                return done()
+            try:
+                if not done() and job.take() is None and not done():
+                    poll = select.poll()
+                    poll.register(job.channel, select.POLLIN)
+                    poll.poll(None if deadline is None else max(0.0, left * 1000) + 1)
+                    job.take()
+            finally:
+                self._polling.release()
+        return True
