@@ -447,6 +447,60 @@ def test_an_ordinary_user_gets_limits_or_the_reason(as_user: OrdinaryUser) -> No
     assert "fine" in str(done if isinstance(done, str) else done.stdout)
 
 
+DELEGATED = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from pycontainer.runtime import cgroups
+from pycontainer.runtime.cgroups import Limits
+owner = cgroups.prepare_owner(cgroups.host(), "delegated")
+plan = cgroups.plan(owner, "job", Limits(pids=30, memory=48 << 20, memory_swap=48 << 20))
+for directory in plan.directories:
+    os.mkdir(directory)
+for path, value in plan.writes:
+    Path(path).write_bytes(value)
+def join():
+    for path in plan.procs or [plan.into + "/cgroup.procs"]:
+        Path(path).write_bytes(b"0")
+child = subprocess.run([sys.executable, "-S", "-c", "bytearray(512 << 20)"], preexec_fn=join)
+usage = cgroups.usage(plan, [Path(path).read_bytes() for path in plan.collect])
+assert child.returncode == -signal.SIGKILL and usage.oom_kills == 1, (child, usage)
+for directory in plan.remove:
+    os.rmdir(directory)
+assert cgroups.remove_owner(owner) == ()
+print("fine")
+"""
+
+
+@pytest.mark.rootless
+def test_an_ordinary_user_with_delegated_groups(owner: Owner, as_user: OrdinaryUser) -> None:
+    """What systemd's Delegate= gives: the directory and the files that cgroup-v2.rst names."""
+    plan = cgroups.plan(owner, "user", Limits(pids=200))
+    make(plan)
+    leaves = []
+    for directory in plan.directories:
+        for name in ("", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks"):
+            if os.path.exists(f"{directory}/{name}"):
+                os.chown(f"{directory}/{name}", as_user.account.pw_uid, as_user.account.pw_gid)
+        # On v2 the group that hands controllers on holds no processes; v1 has no such rule.
+        leaf = f"{directory}/leaf" if plan.version == 2 else directory
+        if leaf != directory:
+            os.mkdir(leaf)
+            leaves.append(leaf)
+    into = attrs.evolve(plan, into=leaves[0]) if leaves else plan
+    done = subprocess.run(
+        as_user.command([sys.executable, "-c", DELEGATED]),
+        env=as_user.environment(),
+        cwd=as_user.base / "home",
+        capture_output=True,
+        text=True,
+        preexec_fn=joining(into),
+    )
+    for leaf in leaves:
+        os.rmdir(leaf)
+    finish(plan)
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+
+
 def test_the_error_names_the_limit_and_the_remedy(host: Host) -> None:
     without = attrs.evolve(
         host,
