@@ -108,7 +108,7 @@ def output_of(command: Sequence[str], **options: Any) -> str:
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"]
         raise Unavailable(f"{Path(command[0]).name}: {said[-1][:200]}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def run_quietly(command: Sequence[str], **options: Any) -> None:

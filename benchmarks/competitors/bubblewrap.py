@@ -26,7 +26,7 @@ class Bubblewrap(Competitor):
         self._filter = os.open(seccomp_filter.write(self.place / "filter"), os.O_RDONLY)
         self._command = [
             program,
-            # Not --unshare-all: that adds a user namespace, which root's containers elsewhere here do not have.
+            # Not --unshare-all: that adds a user namespace, which nobody else's container has here.
             *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup"),
             *("--die-with-parent", "--new-session", "--clearenv", "--hostname", "bench"),
             *self._root(overlay="--tmp-overlay" in help_text),

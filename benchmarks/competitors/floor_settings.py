@@ -1,4 +1,4 @@
-"""What of a container depends on the machine: the floor gets it from pycontainer, so that both do the same."""
+"""What of a container depends on the machine: pycontainer tells the floor, so that both do the same."""
 
 from __future__ import annotations
 

@@ -39,10 +39,8 @@ class OciRuntime(Competitor):
         self._held = subprocess.Popen([*self._base, "run", "--bundle", str(bundle), "held"])
         for _ in range(100):
             time.sleep(0.05)
-            if (
-                subprocess.run([*self._base, "exec", "held", PROGRAM], stderr=subprocess.DEVNULL).returncode
-                == 0
-            ):
+            probe = subprocess.run([*self._base, "exec", "held", PROGRAM], stderr=subprocess.DEVNULL)
+            if probe.returncode == 0:
                 return "held"
         raise Unavailable(f"{self.name}: the container to exec in does not start")
 
