@@ -82,6 +82,7 @@ static struct {
 static char *const environment[] = {
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", NULL};
 
+static int input = -1; /* the program's standard input: nothing */
 static int lifeline[2];
 static int root = -1;
 
@@ -487,6 +488,9 @@ become_program(void)
 
     default_signals();
     must(setsid(), "setsid");
+    must(dup2(input, 0), "stdin");
+    must(dup2(1, 1), "stdout");
+    must(dup2(2, 2), "stderr");
     umask(022);
     drop_bounding();
     must(syscall(SYS_setgroups, 0, NULL), "setgroups");
@@ -545,7 +549,8 @@ container(void)
     umask(0);
     must(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable");
     die_with_parent(lifeline[1]);
-    must(syscall(SYS_close_range, 3, (unsigned)lifeline[1] - 1, 0), "close_range");
+    must(syscall(SYS_close_range, (unsigned)input + 1, (unsigned)lifeline[1] - 1, 0),
+         "close_range");
     must(syscall(SYS_close_range, (unsigned)lifeline[1] + 1, UINT_MAX, 0), "close_range");
     if (want.into == NULL) {
         make_cgroups();
@@ -605,12 +610,14 @@ start_to_exit(void)
     int status;
 
     uint64_t begun = now_ns();
+    input = (int)must(open("/dev/null", O_RDONLY | O_CLOEXEC), "/dev/null");
     must(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, lifeline), "socketpair");
     if (want.layer != NULL) {
         make_layer();
     }
     pid_t pid = clone_container();
     close(lifeline[1]);
+    close(input);
     must(wait4(pid, &status, __WALL, &usage), "wait4");
     close(lifeline[0]);
     leave_cgroups();
