@@ -1,0 +1,369 @@
+"""The store: many processes, killed at any moment, and it is clean when it is opened next."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import layer_shim
+import pytest
+from conftest import need
+
+from pycontainer.errors import ImageError, StoreCorrupt, StoreError
+from pycontainer.image import Image
+from pycontainer.store import Store
+from pycontainer.store.store import default_path
+
+layer_shim.install()
+
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+START = "import layer_shim, os, signal, sys; layer_shim.install()\n"
+SCHEMAS = Path("/usr/share/gocode/src/github.com/opencontainers/image-spec/schema")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store") as opened:
+        yield opened
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    path = tmp_path / "tree"
+    (path / "bin").mkdir(parents=True)
+    for number in range(50):
+        (path / "bin" / f"file{number}").write_bytes(bytes([number]) * 40_000)
+    return path
+
+
+def clean(store: Store) -> bool:
+    """Whether nothing half-made is in the store."""
+    left = [name for name in os.listdir(store.layers.root) if name.endswith((".new", ".old"))]
+    return os.listdir(store.layout.staging) == left == os.listdir(os.path.join(store.path, "containers"))
+
+
+def test_opening_makes_it_and_is_repeatable(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Store(tmp_path / "a" / "b") as store:
+            assert store.check() == [] and store.prune() == 0
+            assert clean(store)
+    assert os.stat(tmp_path / "a" / "b").st_mode & 0o777 == 0o700
+    assert repr(store) == f"Store({str(tmp_path / 'a' / 'b')!r})"
+
+
+def test_a_run_opens_no_database(store: Store) -> None:
+    Image.host().rootfs()
+    store.new_container_dir().close()
+    assert not os.path.exists(os.path.join(store.path, "catalog.db"))
+
+
+def test_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYCONTAINER_STORE", str(tmp_path / "mine"))
+    assert default_path() == str(tmp_path / "mine")
+    assert Store.default() is Store.default()
+    monkeypatch.delenv("PYCONTAINER_STORE")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_path() == "/var/lib/pycontainer"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_DATA_HOME", "/x")
+    assert default_path() == "/x/pycontainer"
+
+
+def test_somebody_elses_store_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(StoreError, match="belongs to user"):
+        Store(tmp_path / "theirs")
+
+
+def test_no_place_for_a_store(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"file.*(ENOTDIR|EEXIST)"):
+        Store(tmp_path / "file" / "store")
+
+
+def test_container_directories_are_removed_when_nobody_holds_them(store: Store) -> None:
+    alive, dead = store.new_container_dir(), store.new_container_dir()
+    (Path(dead.upper) / "file").touch()
+    dead.close()
+    store.recover()
+    assert os.listdir(os.path.join(store.path, "containers")) == [alive.id]
+    assert os.path.isdir(alive.upper) and os.path.isdir(alive.work)
+    alive.close()
+
+
+def test_a_copy_of_the_descriptor_keeps_an_owner_alive(store: Store) -> None:
+    owner = store.owner()
+    supervisor = os.dup(owner.fd)
+    owner.hand_over()
+    assert store.dead_owners() == []
+    os.close(supervisor)
+    (dead,) = store.dead_owners()
+    assert dead.id == owner.id
+    assert store.dead_owners() == []  # one process at a time tidies up
+    dead.forget()
+    assert store.dead_owners() == [] and not os.path.exists(owner.path)
+
+
+def test_damage_is_found(store: Store, tree: Path) -> None:
+    image = Image.from_directory(tree, tag="x", store=store)
+    assert store.check() == []
+    blob = Path(store.layout.blobs.root) / "sha256" / image.layers[0].digest.hex
+    good = blob.read_bytes()
+    blob.write_bytes(good[:1000] + b"!" + good[1001:])
+    (problem,) = store.check()
+    assert (problem.kind, problem.name) == ("blob", image.layers[0].digest)
+    blob.write_bytes(good[:1000])
+    assert {problem.kind for problem in store.check()} == {"blob", "image"}
+    blob.unlink()
+    (problem,) = store.check()
+    assert problem.kind == "image" and "missing" in problem.message
+
+
+def test_damage_beside_the_blobs_is_found(store: Store, tree: Path) -> None:
+    image = Image.from_directory(tree, tag="x", store=store)
+    index = Path(store.path) / "index.json"
+    document = json.loads(index.read_text())
+    index.write_text(json.dumps({**document, "manifests": []}))
+    assert [problem.kind for problem in store.check()] == ["layout"]
+    index.write_text(json.dumps(document))
+    (Path(store.layout.blobs.root) / "sha256" / "junk").touch()
+    layer = Path(store.layers.directory(image.layers[0].digest))
+    (layer / "layer.json").write_text("{}")
+    assert sorted(problem.kind for problem in store.check()) == ["blob", "layer"]
+
+
+def test_a_database_that_is_none(tmp_path: Path) -> None:
+    with Store(tmp_path / "store") as store:
+        Path(store.path, "catalog.db").write_bytes(b"nonsense" * 1000)
+        with pytest.raises(StoreCorrupt, match=r"catalog\.db"):
+            Image.list(store=store)
+
+
+def test_an_index_left_behind_is_rewritten(tmp_path: Path, tree: Path) -> None:
+    with Store(tmp_path / "store") as store:
+        Image.from_directory(tree, tag="x", store=store)
+        old = (Path(store.path) / "index.json").read_bytes()
+        Image.get("x", store=store).tag("y")
+        (Path(store.path) / "index.json").write_bytes(old)
+    with Store(tmp_path / "store") as store:
+        Image.get("y", store=store)
+        assert store.check() == []
+
+
+def test_prune_keeps_what_is_named_or_in_use(store: Store, tree: Path) -> None:
+    Image.from_directory(tree, tag="named", store=store)
+    (tree / "more").write_text("more")
+    used = Image.from_directory(tree, store=store)
+    root = used.rootfs()
+    (tree / "third").write_text("third")
+    third = Image.from_directory(tree, store=store).id
+    freed = store.prune()
+    assert freed >= 4_000_000
+    assert {image.id for image in Image.list(store=store)} == {Image.get("named", store=store).id, used.id}
+    del used
+    store.prune()
+    assert len(Image.list(store=store)) == 2
+    del root
+    assert store.prune() > 0 and store.check() == []
+    assert [image.tags for image in Image.list(store=store)] == [["named:latest"]]
+    assert third not in {image.id for image in Image.list(store=store)}
+    Image.get("named", store=store).remove()
+    assert store.prune() == 0 and list(store.layout.blobs.names()) == [] == os.listdir(store.layers.root)
+
+
+def test_a_removed_layer_is_unpacked_again(store: Store, tree: Path) -> None:
+    image = Image.from_directory(tree, tag="x", store=store)
+    shutil.rmtree(store.layers.directory(image.layers[0].digest))
+    (lower,) = Image.get("x", store=store).rootfs().lower  # type: ignore[union-attr]
+    assert os.listdir(os.path.join(lower, "bin"))
+
+
+def test_threads_and_forks(store: Store, tree: Path) -> None:
+    Image.from_directory(tree, tag="x", store=store)
+    stop, failures = threading.Event(), []
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                Image.get("x", store=store).tag("y")
+            except Exception as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                Image.get("x", store=store).tag("z")
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and store.check() == []
+
+
+def test_four_processes_make_the_same_image(tmp_path: Path, tree: Path) -> None:
+    code = START + (
+        "from pycontainer.image import Image; from pycontainer.store import Store\n"
+        "sys.stdin.readline()\n"
+        "print(Image.from_directory(sys.argv[2], tag='x', store=Store(sys.argv[1])).digest)"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "store"), str(tree)]
+    children = [
+        subprocess.Popen(command, env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    digests = {child.communicate(timeout=60)[0] for child in children}
+    assert [child.returncode for child in children] == [0] * 4
+    with Store(tmp_path / "store") as store:
+        assert digests == {f"{Image.get('x', store=store).digest}\n"}
+        assert store.check() == [] and clean(store)
+        assert len(store.layers.chains()) == 1 and len(Image.list(store=store)) == 1
+
+
+KILL = START + """
+import itertools
+point = int(sys.argv[3])
+count = itertools.count()
+def trap(event, args):
+    # Every change of the file system, as the interpreter's own audit events tell of it.
+    if event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "sqlite3.connect",
+                 "fcntl.flock", "subprocess.Popen") or (event == "open" and args[2] & os.O_CREAT):
+        if next(count) == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+from pycontainer.image import Image
+from pycontainer.store import Store
+import pycontainer.store.assemble, sqlite3, tarfile
+sys.addaudithook(trap)
+store = Store(sys.argv[1])
+STEP
+sys.addaudithook(lambda event, args: None)
+print(next(count))
+"""
+STEPS = {
+    "from_directory": "Image.from_directory(sys.argv[2], tag='new', store=store)",
+    "tag": "Image.get('old', store=store).tag('new')",
+    "configure": "Image.get('old', store=store).configure(env={'A': 'b'}).tag('new')",
+    "remove": "Image.get('old', store=store).remove()",
+    "prune": "Image.get('old', store=store).untag('old'); store.prune()",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_sigkill_at_every_step(tmp_path: Path, tree: Path, step: str) -> None:
+    template = tmp_path / "template"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("other")
+    with Store(template) as store:
+        Image.from_directory(tmp_path / "other", tag="old", store=store)
+    path = tmp_path / "store"
+
+    def run(point: int) -> subprocess.CompletedProcess[str]:
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(template, path)
+        command = [sys.executable, "-c", KILL.replace("STEP", STEPS[step]), str(path), str(tree), str(point)]
+        return subprocess.run(command, env=ENV, capture_output=True, text=True, check=False)
+
+    whole = run(-1)
+    assert whole.returncode == 0, whole.stderr
+    points = range(int(whole.stdout))
+    for point in random.Random(step).sample(points, min(len(points), 12)):
+        assert run(point).returncode == -signal.SIGKILL
+        with Store(path) as store:
+            started = time.monotonic()
+            assert clean(store), f"killed at {point}"
+            assert store.check() == [], f"killed at {point}"
+            assert time.monotonic() - started < 1
+            if step in ("from_directory", "tag", "configure"):
+                exec(STEPS[step], {"Image": Image, "store": store, "sys": type("", (), {"argv": [0, 0, tree]})})
+                assert Image.get("new", store=store).tags
+            else:
+                for image in Image.list(store=store):
+                    image.remove()
+                store.prune()
+                assert list(store.layout.blobs.names()) == []
+            assert store.check() == [] and clean(store)
+
+
+def test_a_failed_extraction_leaves_the_store_as_it_was(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "bad.tar").write_bytes(b"this is no archive" * 1000)
+    with pytest.raises(ImageError):
+        Image.from_tar(tmp_path / "bad.tar", store=store)
+    assert list(store.layout.blobs.names()) == [] and store.layers.chains() == [] and clean(store)
+    assert Image.list(store=store) == []
+
+
+def test_other_tools_read_the_store(store: Store, tree: Path) -> None:
+    image = Image.from_directory(tree, tag="x:1", config={"env": {"A": "b"}}, store=store)
+    need(shutil.which("skopeo") is not None, "skopeo")
+    name = f"oci:{store.path}:docker.io/library/x:1"
+    shown = subprocess.run(["skopeo", "inspect", name], capture_output=True, check=True)
+    assert json.loads(shown.stdout)["Digest"] == image.digest
+    assert json.loads(shown.stdout)["Env"] == ["A=b"]
+    need(shutil.which("umoci") is not None, "umoci")
+    listed = subprocess.run(["umoci", "list", "--layout", store.path], capture_output=True, check=True)
+    assert listed.stdout == b"docker.io/library/x:1\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="umoci needs --rootless for others, and drops owners then")
+def test_umoci_unpacks_the_same_tree(store: Store, tree: Path, tmp_path: Path) -> None:
+    need(shutil.which("umoci") is not None, "umoci")
+    Image.from_directory(tree, tag="x:1", store=store)
+    image = f"{store.path}:docker.io/library/x:1"
+    subprocess.run(["umoci", "unpack", "--image", image, tmp_path / "bundle"], check=True, capture_output=True)
+    subprocess.run(["diff", "-r", tree, tmp_path / "bundle" / "rootfs"], check=True)
+
+
+@pytest.mark.parametrize("name", ["scratch", "directory"])
+def test_documents_fit_the_schemas(store: Store, tree: Path, name: str) -> None:
+    need(SCHEMAS.is_dir(), "golang-github-opencontainers-image-spec-dev")
+    jsonschema = pytest.importorskip("jsonschema")
+    referencing = pytest.importorskip("referencing")
+    made = Image.scratch(store=store) if name == "scratch" else Image.from_directory(tree, store=store)
+    image = made.configure(env={"A": "b"}, ports=["80/tcp"], volumes=["/v"], user="1", labels={"l": "x"})
+    schemas = {path.name: json.loads(path.read_text()) for path in SCHEMAS.glob("*.json")}
+    registry = referencing.Registry().with_resources(
+        (schema.get("id") or schema.get("$id") or key, resource)
+        for key, schema in schemas.items()
+        for resource in [referencing.jsonschema.DRAFT4.create_resource(schema)]
+    )
+    blobs = Path(store.layout.blobs.root) / "sha256"
+    assert image.digest is not None
+    for schema, path in {
+        "config-schema.json": blobs / image.id[7:],
+        "image-manifest-schema.json": blobs / image.digest[7:],
+        "image-index-schema.json": Path(store.path) / "index.json",
+        "image-layout-schema.json": Path(store.path) / "oci-layout",
+    }.items():
+        validator = jsonschema.Draft4Validator(schemas[schema], registry=registry)
+        assert list(validator.iter_errors(json.loads(path.read_text()))) == [], path
+
+
+def test_the_catalog_is_sqlite(store: Store, tree: Path) -> None:
+    Image.from_directory(tree, tag="x", store=store)
+    store.close()
+    database = sqlite3.connect(os.path.join(store.path, "catalog.db"))
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert database.execute("SELECT name FROM tags").fetchall() == [("docker.io/library/x:latest",)]
+    database.close()
