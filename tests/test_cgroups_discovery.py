@@ -239,10 +239,10 @@ def test_v2_outside_of_the_mounted_part(machine: Machine, monkeypatch: pytest.Mo
 
 
 def test_mount_points_are_unescaped_and_may_be_hidden(machine: Machine) -> None:
-    machine.mount("/mnt/with\\040space", "cgroup2")
-    machine.group("/mnt/with space", controllers=ALL, real_root=True)
     machine.mount("/sys/fs/cgroup", "cgroup2")
     machine.mount("/sys/fs/cgroup", "tmpfs")
+    machine.mount("/mnt/with\\040space", "cgroup2")
+    machine.group("/mnt/with space", controllers=ALL, real_root=True)
     machine.cgroup = ["0::/"]
     host = machine.host()
     assert host.unified and host.unified.mount == machine.path("/mnt/with space")

@@ -169,6 +169,27 @@ def test_cpu_time_is_bounded(owner: Owner) -> None:
     assert int(throttled) > 0
 
 
+def test_cpu_time_beyond_what_the_groups_above_have(owner: Owner) -> None:
+    """v1 refuses a larger quota than the parent's, v2 takes it: the container gets what there is."""
+    above = Path(owner.controlled("cpu") or "")
+    if owner.host.unified is None:
+        (above / "cpu.cfs_quota_us").write_bytes(b"50000")
+    else:
+        (above / "cpu.max").write_bytes(b"50000 100000")
+    plan = cgroups.plan(owner, "above", Limits(cpus=2))
+    make(plan)
+    write(cgroups.update(plan, Limits(cpus=4)))
+    assert value(plan, "cpu.cfs_quota_us", "cpu.max") == ("50000" if plan.version == 1 else "400000 100000")
+    finish(plan)
+
+
+def test_joining_does_not_wait_for_a_grace_period(owner: Owner) -> None:
+    """`cgroup.procs` would, milliseconds each time; see CgroupPlan.procs."""
+    plan = cgroups.plan(owner, "join", Limits(pids=1))
+    assert [os.path.basename(path) for path in plan.procs] == ["tasks"] * len(plan.procs)
+    assert bool(plan.procs) != bool(plan.into)
+
+
 def test_cpu_time_beyond_what_the_host_has(owner: Owner) -> None:
     plan = cgroups.plan(owner, "manycpus", Limits(cpus=64))
     make(plan)
@@ -292,6 +313,9 @@ def test_new_limits_for_a_running_container(owner: Owner) -> None:
     write(cgroups.update(plan, Limits(pids=-1)))
     assert value(plan, "pids.max", "pids.max") == "max"
     if plan.version == 1:
+        write(cgroups.update(plan, Limits(memory=16 * MIB, memory_swap=64 * MIB)))
+        write(cgroups.update(plan, Limits(memory=24 * MIB)))
+        assert value(plan, "memory.memsw.limit_in_bytes", "") == str(64 * MIB)
         with pytest.raises(CapabilityUnavailable, match=r"cpus limit: the container was started without"):
             cgroups.update(plan, Limits(cpus=1))
     finish(plan)

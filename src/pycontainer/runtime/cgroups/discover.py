@@ -132,7 +132,7 @@ def _paths(text: str) -> dict[str, str]:
         _, _, rest = line.partition(":")
         controllers, separator, path = rest.partition(":")
         if separator:
-            found[controllers] = path.removesuffix(" (deleted)")
+            found[controllers] = path
     return found
 
 
@@ -146,7 +146,7 @@ def _own(mount: _Mount, path: str | None, prefix: str) -> str | None:
     below = path[len(base) :].strip("/")
     point = prefix + mount.point.rstrip("/")
     directory = f"{point}/{below}" if below else point
-    # A group that was removed while we are in it: what is above it still holds us.
+    # A group that was removed while we are in it has " (deleted)" in its name: take what is above it.
     while directory != point and not os.path.isdir(directory):
         directory = os.path.dirname(directory)
     return directory
