@@ -118,10 +118,10 @@ class Image:
             return cls(store, made.entry, made)
         path = os.fspath(path_or_file)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file = open(path, "rb", buffering=0)  # noqa: SIM115 - errors of what follows are not ours
         except OSError as error:
             raise ImageError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
-        with os.fdopen(fd, "rb", buffering=0) as file:
+        with file:
             made = assemble.from_tar(store, file, path, wanted, name)
         return cls(store, made.entry, made)
 

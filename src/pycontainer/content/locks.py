@@ -78,6 +78,14 @@ def try_lock(path: str) -> Lock | None:
         return None
 
 
+def share(path: str) -> Lock | None:
+    """A shared lock on the existing file or directory `path`, after waiting; None when it is gone."""
+    try:
+        return _lock(path, os.O_RDONLY, shared=True, wait=True)
+    except FileNotFoundError:
+        return None
+
+
 def _lock(path: str, flags: int, shared: bool, wait: bool) -> Lock | None:
     operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     while True:

@@ -3,6 +3,9 @@
 A chain ID names a layer and all below it (image-spec, config.md, "Layer ChainID"), so images that
 start with the same layers share these directories. Inside, `tree/` is the layer's own changeset and
 `layer.json` says what it is; `tree/` may hold files that only the supervisor can read or remove.
+
+Whoever makes or removes a layer holds `<chain>.lock`; whoever uses it holds a shared lock on the
+directory itself, its lease, which therefore cannot exist without the layer.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 import attrs
 
 from pycontainer.content.failures import store_errors
-from pycontainer.content.locks import Lock, lock_file, try_lock
+from pycontainer.content.locks import Lock, lock_file, share, try_lock
 from pycontainer.errors import InvalidImage, StoreCorrupt
 from pycontainer.layer.apply import apply
 from pycontainer.layer.limits import Limits
@@ -55,9 +58,13 @@ class UnpackedLayers:
         """Whether the layer is unpacked."""
         return os.path.isdir(self.tree(chain))
 
-    def lease(self, chain: Digest) -> Lock:
-        """A shared lock that keeps the layer, and all below it, from being pruned. Raises StoreError."""
-        return self._lock(chain, shared=True)
+    def lease(self, chain: Digest) -> Lock | None:
+        """What keeps the layer, and all below it, from being pruned; None where it is not unpacked.
+
+        Raises StoreError.
+        """
+        with store_errors("locking", self.directory(chain)):
+            return share(self.directory(chain))
 
     def ensure(
         self,
@@ -74,11 +81,10 @@ class UnpackedLayers:
         """
         while True:
             lease = self.lease(chain)
-            if self.exists(chain):
+            if lease is not None:
                 return lease
-            lease.release()
-            with self._lock(chain, shared=False):
-                if not self.exists(chain):
+            with self._lock(chain):
+                if not os.path.isdir(self.directory(chain)):
                     self._unpack(chain, LayerInfo(diff_id, parent, 0), stream, limits)
 
     def _unpack(
@@ -131,10 +137,11 @@ class UnpackedLayers:
 
     def remove(self, chain: Digest) -> int | None:
         """Removes the layer; the bytes that its stream had, None where it is in use. Raises StoreError."""
-        lock = self._try_lock(chain)
-        if lock is None:
-            return None
-        with lock:
+        with self._lock(chain):
+            with store_errors("locking", self.directory(chain)):
+                unused = try_lock(self.directory(chain))
+            if unused is None:
+                return None
             try:
                 size = self.info(chain).size
             except StoreCorrupt:
@@ -142,15 +149,18 @@ class UnpackedLayers:
             doomed = self.directory(chain) + ".old"
             with store_errors("removing", self.directory(chain)):
                 os.rename(self.directory(chain), doomed)
+            unused.release()
             self._remove(doomed)
             self._unlink_lock(chain)
             return size
 
     def in_use(self, chain: Digest) -> bool:
         """Whether somebody holds a lease of the layer. Raises StoreError."""
-        lock = self._try_lock(chain)
+        path = self.directory(chain)
+        with store_errors("locking", path):
+            lock = try_lock(path)
         if lock is None:
-            return True
+            return os.path.isdir(path)
         lock.release()
         return False
 
@@ -190,9 +200,9 @@ class UnpackedLayers:
     def _lock_path(self, chain: Digest) -> str:
         return self.directory(chain) + ".lock"
 
-    def _lock(self, chain: Digest, *, shared: bool) -> Lock:
+    def _lock(self, chain: Digest) -> Lock:
         with store_errors("locking", self._lock_path(chain)):
-            lock = lock_file(self._lock_path(chain), shared=shared)
+            lock = lock_file(self._lock_path(chain))
         assert lock is not None
         return lock
 

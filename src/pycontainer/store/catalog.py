@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import attrs
 
 from pycontainer.content.layout import REF_NAME, Layout
-from pycontainer.content.locks import lock_file
+from pycontainer.content.locks import Lock, lock_file
 from pycontainer.errors import NoSpace, StoreBusy, StoreCorrupt, StoreError
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
@@ -175,15 +175,23 @@ class Catalog:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, _errors(self._path):
             database = self._open()
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-                database.execute("COMMIT")
-            except BaseException:
-                # Some errors have rolled back already.
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
+            with self._file_lock():
+                database.execute("BEGIN IMMEDIATE")
+                try:
+                    yield database
+                    database.execute("COMMIT")
+                except BaseException:
+                    # Some errors have rolled back already.
+                    if database.in_transaction:
+                        database.execute("ROLLBACK")
+                    raise
+
+    def _file_lock(self) -> Lock:
+        """Held while the database or `index.json` is changed: SQLite itself waits by sleeping and
+        trying again, and starves under load, where the kernel wakes whoever waits."""
+        lock = lock_file(self._path + ".lock")
+        assert lock is not None
+        return lock
 
     def _manifests(self, database: sqlite3.Connection) -> tuple[Descriptor, ...]:
         query = (
@@ -220,21 +228,15 @@ class Catalog:
         # With WAL the database stays whole through a power cut; the last transactions may be lost.
         database.execute("PRAGMA synchronous = NORMAL")
         # Changing to WAL ignores the waiting time, so only one process at a time may try.
-        lock = lock_file(self._path + ".lock")
-        assert lock is not None
-        with lock:
+        with self._file_lock():
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 database.execute("PRAGMA journal_mode = WAL")
                 database.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_VERSION};COMMIT;")
             elif version != _VERSION:
                 raise StoreError(f"{self._path}: of version {version}; this pycontainer knows {_VERSION}")
-        if self._index_is_stale(database):
-            database.execute("BEGIN IMMEDIATE")
-            # In the transaction: what looked stale may have been somebody's unfinished change.
             if self._index_is_stale(database):
                 self._write_index(database)
-            database.execute("COMMIT")
 
     def _index_is_stale(self, database: sqlite3.Connection) -> bool:
         try:
