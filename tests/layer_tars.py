@@ -47,7 +47,7 @@ def header(
     fields = (name, 100), (mode, 8), (uid, 8), (gid, 8), (length, 12), (mtime, 12)
     head = b"".join(value.ljust(width, b"\0") for value, width in fields)
     tail = kind + link.ljust(100, b"\0") + magic.ljust(8, b"\0") + bytes(64) + devices.ljust(16, b"\0") + rest
-    assert len(head) == 148
+    assert len(head) == 148 and len(link) <= 100
     tail = tail.ljust(BLOCK - 156, b"\0")
     assert len(tail) == BLOCK - 156
     if checksum is None:
@@ -71,21 +71,27 @@ def extended(*records: tuple[str | bytes, str | bytes], kind: bytes = b"x") -> b
     return header(b"PaxHeaders/x", kind, size=len(text)) + padded(text)
 
 
+def any_header(name: bytes, kind: bytes, *, link: bytes = b"", **fields: Any) -> bytes:
+    """A header whose names may be of any length: GNU's long ones stand ahead of it where needed."""
+    long = (long_name(name) if len(name) > 100 else b"") + (long_name(link, b"K") if len(link) > 100 else b"")
+    return long + header(name[:100], kind, link=link[:100], **fields)
+
+
 def entry(name: bytes, data: bytes = b"", **fields: Any) -> bytes:
     """A plain file."""
-    return header(name, size=len(data), **fields) + padded(data)
+    return any_header(name, b"0", size=len(data), **fields) + padded(data)
 
 
 def directory(name: bytes, **fields: Any) -> bytes:
-    return header(name, b"5", **{"mode": b"0000755\0", **fields})
+    return any_header(name, b"5", **{"mode": b"0000755\0", **fields})
 
 
 def symlink(name: bytes, target: bytes) -> bytes:
-    return header(name, b"2", link=target)
+    return any_header(name, b"2", link=target)
 
 
 def hard_link(name: bytes, target: bytes) -> bytes:
-    return header(name, b"1", link=target)
+    return any_header(name, b"1", link=target)
 
 
 def device(name: bytes, kind: bytes, major: int, minor: int) -> bytes:

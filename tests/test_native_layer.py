@@ -28,6 +28,7 @@ from conftest import need
 ID_UNMAPPED = 10
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw+ep, version 2
 
+INSIDE = [] if os.getuid() == 0 else ["unshare", "-r"]
 SINGLE = [] if os.getuid() == 0 else ["--single", "--userxattr"]
 
 
@@ -51,7 +52,8 @@ def openat2(request: pytest.FixtureRequest) -> list[str]:
 def apply(
     programs: native_programs.Programs, root: Path, data: bytes, *options: str
 ) -> native_programs.Result:
-    return native_programs.run([programs.path("layer_apply"), *SINGLE, *options, str(root)], data=data)
+    argv = [*INSIDE, programs.path("layer_apply"), *SINGLE, *options, str(root)]
+    return native_programs.run(argv, data=data)
 
 
 def applied(
@@ -94,13 +96,14 @@ def make_sample(base: Path) -> None:
         file.truncate(9_000_000)
     os.setxattr(base / "dir" / "file", "user.note", b"\0binary\n=\xff")
     os.setxattr(base / "dir", "user.odd=%name", b"x")
-    for name, mode in {"dir/sub": 0o1777, "empty": 0o4755, "fifo": 0o600, "dir": 0o2750}.items():
+    for name, mode in {"dir/sub": 0o1777, "empty": 0o755, "fifo": 0o600, "dir": 0o750}.items():
         (base / name).chmod(mode)
     if os.getuid() == 0:
         os.chown(base / "empty", 1234, 3_000_000)
         os.chown(base / "link", 12, 34, follow_symlinks=False)
         os.chown(base / "dir" / "sub", 100, 2_500_000)
         (base / "empty").chmod(0o6755)
+        (base / "dir").chmod(0o2750)
         os.setxattr(base / "empty", "security.capability", CAPABILITY)
         os.mknod(base / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         os.mknod(base / "loop", stat.S_IFBLK | 0o660, os.makedev(7, 300))

@@ -24,7 +24,13 @@ from conftest import need
 MALFORMED, UNSAFE, UNSUPPORTED, TOO_BIG, TOO_MANY, TOO_LONG, NO_SPACE = range(3, 10)
 ID_UNMAPPED = 10
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="an ordinary user's turn is in test_native_layer.py")
+WAYS = {
+    "root": [],
+    "root, ENOSYS": ["--openat2", str(errno.ENOSYS)],
+    "root, EPERM": ["--openat2", str(errno.EPERM)],
+    "one id": ["--single", "--userxattr"],
+}
+"""How the layer is applied: options of the program; the last is inside of a user namespace."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ class Ground:
 
     base: Path
     programs: native_programs.Programs
-    options: list[str]
+    way: str
 
     @property
     def root(self) -> Path:
@@ -50,24 +56,26 @@ class Ground:
 
     def apply(self, data: bytes, *options: str) -> native_programs.Result:
         before = trees.identity(self.base, without=self.root)
-        argv = [self.programs.path("layer_apply"), *self.options, *options, str(self.root)]
+        inside = ["unshare", "-r"] if self.way == "one id" else []
+        argv = [*inside, self.programs.path("layer_apply"), *WAYS[self.way], *options, str(self.root)]
         result = native_programs.run(argv, data=data)
         assert trees.identity(self.base, without=self.root) == before
         return result
 
 
-@pytest.fixture(params=["openat2", "ENOSYS", "EPERM"])
+@pytest.fixture(params=WAYS)
 def ground(
     request: pytest.FixtureRequest, tmp_path: Path, programs: native_programs.Programs
 ) -> Iterator[Ground]:
+    if os.getuid() != 0 and request.param != "one id":
+        pytest.skip("an ordinary user has a user namespace")
     canary = tmp_path / "canary"
     (canary / "dir").mkdir(parents=True)
     (canary / "file").write_text("tweet")
     (canary / "dir" / "file").write_text("tweet")
     (canary / "link").symlink_to("file")
     (tmp_path / "root").mkdir()
-    options = [] if request.param == "openat2" else ["--openat2", str(getattr(errno, request.param))]
-    yield Ground(tmp_path, programs, options)
+    yield Ground(tmp_path, programs, request.param)
 
 
 def many_xattrs() -> bytes:
@@ -217,7 +225,8 @@ def test_parents_that_are_links_are_resolved_inside(ground: Ground, climb: bytes
     assert (inside / "file").read_text() == "mine"
     assert stat.S_ISCHR((inside / "dir" / "file").stat().st_mode)
     assert (inside / "file").stat().st_nlink == 2
-    assert os.getxattr(inside, "trusted.overlay.opaque") == b"y"
+    opaque = "user.overlay.opaque" if ground.way == "one id" else "trusted.overlay.opaque"
+    assert os.getxattr(inside, opaque) == b"y"
 
 
 def test_a_file_is_not_written_through_a_link(ground: Ground) -> None:
@@ -262,7 +271,6 @@ def test_replacing_a_tree_does_not_follow_its_links(ground: Ground) -> None:
 
 
 def test_overlays_own_attributes_are_left_out(ground: Ground) -> None:
-    need(os.getuid() == 0, "root")
     names = [
         "trusted.overlay.redirect",
         "trusted.overlay.opaque",
