@@ -37,7 +37,8 @@ report_stage(struct pctr_spawn *spawn, enum pctr_stage stage, int error)
     report_failure(spawn);
 }
 
-/* Descriptors that the program is to have at a number must not lie there under another name:
+/* 0 to 2 stay what they are, /dev/null, until FD or SETSID replaces them: so nothing that is
+ * opened meanwhile lies there.  Descriptors that the program is to have at a number must not lie there under another name:
  * all of ours move above the highest such number first. */
 static int
 move_above(int *fd, int floor)
@@ -58,7 +59,7 @@ static int
 arrange_descriptors(struct pctr_spawn *spawn, int *fds)
 {
     struct pctr_context *context = &spawn->context;
-    int keep[PCTR_MAX_FDS + 2], floor = 3;
+    int keep[PCTR_MAX_FDS + 5] = {0, 1, 2}, kept = 3, floor = 3;
 
     for (unsigned i = 0; i < context->plan.nops; i++) {
         const struct pctr_op *op = &context->plan.ops[i];
@@ -71,15 +72,15 @@ arrange_descriptors(struct pctr_spawn *spawn, int *fds)
         if (error < 0) {
             return error;
         }
-        keep[i] = fds[i];
+        keep[kept++] = fds[i];
     }
     int error = move_above(&spawn->context.report, floor);
     if (error < 0) {
         return error;
     }
-    keep[context->nfds] = spawn->context.report;
-    keep[context->nfds + 1] = context->target;
-    return pctr_close_all_but(keep, context->nfds + 2);
+    keep[kept++] = context->report;
+    keep[kept++] = context->target;
+    return pctr_close_all_but(keep, (unsigned)kept);
 }
 
 /* A program begins with default dispositions, as posix_spawn(3) with SETSIGDEF gives them. */

@@ -152,7 +152,8 @@ def container(
     if cgroup is not None:
         _join_cgroup(prepare, setup, cgroup)
     setup.extend(template.before_root)
-    _mount_root(setup, shape, root)
+    if shape.host is None:
+        _mount_layers(setup, shape, root)
     setup.extend(template.after_root)
     setup.hostname(hostname)
     if tty is not None:
@@ -218,11 +219,9 @@ def _join_cgroup(prepare: Ops, setup: Ops, cgroup: CgroupPlan) -> None:
         setup.cgroup_join(procs)
 
 
-def _mount_root(ops: Ops, shape: Shape, root: Root) -> None:
+def _mount_layers(ops: Ops, shape: Shape, root: Root) -> None:
     flags, userxattr = shape.root_flags, shape.rootless
-    if shape.host is not None:
-        overlay.host_root(ops, shape.host, flags=flags, userxattr=userxattr)
-    elif root.upper is not None and root.work is not None:
+    if root.upper is not None and root.work is not None:
         overlay.layered_root(ops, root.lower, root.upper, root.work, flags=flags, userxattr=userxattr)
     else:
         overlay.memory_root(ops, root.lower, flags=flags, userxattr=userxattr)
@@ -238,6 +237,8 @@ def _template(shape: Shape) -> _Template:
     before.propagation(MS_PRIVATE)
     first = 0 if shape.host is None else overlay.open_host_trees(before, shape.host)
     trees = _open_trees(before, shape, first)
+    if shape.host is not None:
+        overlay.host_root(after, shape.host, flags=shape.root_flags, userxattr=shape.rootless)
     _default_mounts(after, shape, trees)
     _user_mounts(after, shape.mounts, trees)
     _working_directory(after, shape.program)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,12 +74,12 @@ class HostView:
     `binds`: mount points of the host that belong to its root (a separate /usr), read-only.
     `hidden`: directories shown empty. `parts`: None where the whole root can be one lower layer;
     an ordinary user's namespace may not see beneath the host's mounts, so there the root is
-    assembled from its top-level directories (name and kind).
+    assembled from its top-level directories (name, kind and mode).
     """
 
     binds: tuple[str, ...]
     hidden: tuple[str, ...]
-    parts: tuple[tuple[str, str], ...] | None
+    parts: tuple[tuple[str, str, int], ...] | None
 
 
 @functools.lru_cache(maxsize=4)
@@ -89,20 +90,21 @@ def host_view(hidden: tuple[str, ...], *, whole: bool) -> HostView:
         system = tuple(path for path in mounted if _within(path, ("/usr", "/etc", "/opt", "/boot")))
         return HostView(_outermost(system), hidden, None)
     parts = tuple(sorted(_top_level(mounted)))
-    bound = tuple(f"/{name}" for name, kind in parts if kind == "bind")
+    bound = tuple(f"/{name}" for name, kind, _ in parts if kind == "bind")
     return HostView(bound, hidden, parts)
 
 
-def _top_level(mounted: frozenset[str]) -> list[tuple[str, str]]:
+def _top_level(mounted: frozenset[str]) -> list[tuple[str, str, int]]:
     found = []
     with os.scandir("/") as entries:
         for entry in entries:
             if entry.name in _FRESH or entry.name == "lost+found":
                 continue
             if entry.is_symlink():
-                found.append((entry.name, "link:" + os.readlink(entry.path)))
+                found.append((entry.name, "link:" + os.readlink(entry.path), 0))
             elif entry.is_dir(follow_symlinks=False):
-                found.append((entry.name, _kind(entry.path, mounted)))
+                mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+                found.append((entry.name, _kind(entry.path, mounted), mode))
     return found
 
 
@@ -117,15 +119,16 @@ def _kind(path: str, mounted: frozenset[str]) -> str:
     return "overlay" if os.access(path, os.R_OK | os.X_OK) else "skip"
 
 
-def _assembled_root(ops: Ops, parts: Sequence[tuple[str, str]], *, flags: int, userxattr: bool) -> None:
+def _assembled_root(ops: Ops, parts: Sequence[tuple[str, str, int]], *, flags: int, userxattr: bool) -> None:
     _scratch(ops)
-    for name, kind in parts:
+    for name, kind, mode in parts:
         if kind.startswith("link:"):
             ops.make_link(f"root/{name}", kind.removeprefix("link:"))
             continue
         ops.make_dir(f"root/{name}")
         if kind == "overlay":
-            ops.make_dir(f"upper/{name}")
+            # The upper directory is what the merged one looks like.
+            ops.make_dir(f"upper/{name}", mode)
             ops.make_dir(f"work/{name}")
             data = _options(
                 [f"/{name}"], f"{BASE}/upper/{name}", f"{BASE}/work/{name}", userxattr=userxattr

@@ -4,12 +4,49 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
-from pycontainer import _sys
-from pycontainer.errors import InvalidImage, LaunchError, NoSpace, StoreError, UnsafeLayer
+from pycontainer.errors import InvalidImage, LaunchError, NoSpace, PycontainerError, StoreError, UnsafeLayer
 from pycontainer.supervisor import client, failure, plan
 
-_LAYER_ERRORS: dict[str, type[Exception]] = {}
+if TYPE_CHECKING:
+    from pycontainer._sys import Record
+
+_SINGLE_ID = 1
+_USERXATTR = 2
+"""enum pctr_layer_flags (layer.h)."""
+
+# enum pctr_layer_code (layer.h): what went wrong, and whose fault that is.
+_LAYER_FAILURES: dict[int, tuple[type[PycontainerError], str]] = {
+    2: (StoreError, "a system call failed"),
+    3: (InvalidImage, "the archive is malformed or cut short"),
+    4: (UnsafeLayer, "the entry tries to reach where it must not"),
+    5: (InvalidImage, "the entry is of a kind that is not supported"),
+    6: (UnsafeLayer, "the layer holds more bytes than allowed"),
+    7: (UnsafeLayer, "the layer holds more entries than allowed"),
+    8: (UnsafeLayer, "a name, header or attribute is longer than allowed"),
+    9: (NoSpace, "the store's file system is full"),
+    10: (InvalidImage, "the entry's owner has no place in this user's range of ids"),
+    11: (StoreError, "the kernel refuses"),
+}
+
+
+def apply_layer(fd: int, directory: str, *, max_bytes: int, max_entries: int) -> None:
+    """Unpack the uncompressed tar stream `fd` into the new, empty `directory` (image-spec, layer.md).
+
+    Raises `InvalidImage` and `UnsafeLayer` naming the entry, `NoSpace` and `StoreError`. The
+    directory then holds part of the layer; the caller removes it.
+    """
+    supervisor = client.default()
+    flags = _USERXATTR if supervisor.rootless else 0
+    if supervisor.idmap is not None and not supervisor.idmap.many:
+        flags |= _SINGLE_ID
+    ops = plan.Ops(plan.Data())
+    ops.apply_layer(0, directory, flags=flags, max_bytes=max_bytes, max_entries=max_entries)
+    record = supervisor.work(plan.encode(ops.data, setup=ops.encode()), [fd])
+    if record.kind == client.RECORD["FAILED"]:
+        raise _layer_error(record, directory, supervisor.rootless)
+    _check_ended(record, f"unpacking a layer into {directory}")
 
 
 def remove_tree(path: str) -> None:
@@ -20,8 +57,23 @@ def remove_tree(path: str) -> None:
     parent, name = os.path.split(os.path.abspath(path))
     ops = plan.Ops(plan.Data())
     ops.remove_tree(parent, name)
-    supervisor = client.default()
-    record = supervisor.work(plan.encode(ops.data, setup=ops.encode()))
+    record = client.default().work(plan.encode(ops.data, setup=ops.encode()))
     if record.kind == client.RECORD["FAILED"]:
         where = os.path.join(path, record.detail) if record.detail else path
         raise StoreError(f"removing {where}: {errno.errorcode.get(record.error, record.error)}")
+    _check_ended(record, f"removing {path}")
+
+
+def _layer_error(record: Record, directory: str, rootless: bool) -> PycontainerError:
+    found = _LAYER_FAILURES.get(record.code)
+    if found is None:
+        return failure.launch_error(record, rootless=rootless)
+    kind, what = found
+    system = f" ({errno.errorcode.get(record.error, record.error)})"
+    return kind(f"{record.detail or directory}: {what}{system if record.error != errno.EBADMSG else ''}")
+
+
+def _check_ended(record: Record, what: str) -> None:
+    """A child that was killed has done part of its work."""
+    if record.status != 0:
+        raise LaunchError(f"{what}: the supervisor's child ended with {os.waitstatus_to_exitcode(record.status)}")
