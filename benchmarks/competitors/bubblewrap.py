@@ -23,8 +23,8 @@ class Bubblewrap(Competitor):
     def set_up(self) -> str:
         program = find_program("bwrap")
         help_text = output_of([program, "--help"])
-        self._filter = os.open(seccomp_filter.write(self.place / "filter"), os.O_RDONLY)
-        self._command = [
+        self._filter = seccomp_filter.write(self.place / "filter")
+        self._before = [
             program,
             # Not --unshare-all: that adds a user namespace, which nobody else's container has here.
             *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup"),
@@ -34,8 +34,6 @@ class Bubblewrap(Competitor):
             *("--ro-bind", "/sys", "/sys"),
             *("--cap-drop", "ALL"),
             *(word for name in CAPABILITIES for word in ("--cap-add", f"CAP_{name}")),
-            *("--seccomp", str(self._filter)),
-            PROGRAM,
         ]
         return output_of([program, "--version"]).split()[-1]
 
@@ -46,6 +44,9 @@ class Bubblewrap(Competitor):
         )
 
     def start(self) -> None:
-        # A memfd or file: bubblewrap reads it to its end, and the position is shared.
-        os.lseek(self._filter, 0, os.SEEK_SET)
-        run_quietly(self._command, pass_fds=[self._filter])
+        # Opened anew: bubblewrap reads it to its end, and several may read at once.
+        fd = os.open(self._filter, os.O_RDONLY)
+        try:
+            run_quietly([*self._before, "--seccomp", str(fd), PROGRAM], pass_fds=[fd])
+        finally:
+            os.close(fd)

@@ -28,18 +28,19 @@ _MASKED = (
 _READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
-def write(bundle: Path, root: Path, args: list[str]) -> bool:
-    """Writes `bundle`/config.json; gives whether it has a seccomp filter."""
-    seccomp = _seccomp()
+def write(bundle: Path, root: Path, args: list[str]) -> None:
+    """Writes `bundle`/config.json. The bundle's name is that of the control group, so one is for one
+    container at a time."""
     bundle.mkdir(exist_ok=True)
-    (bundle / "config.json").write_text(json.dumps(_config(root, args, seccomp), indent=1))
-    return seccomp is not None
+    config = _config(root, args, f"/{hosts.PARENT}/{bundle.name}")
+    (bundle / "config.json").write_text(json.dumps(config, indent=1))
 
 
-def _config(root: Path, args: list[str], seccomp: dict[str, Any] | None) -> dict[str, Any]:
+def _config(root: Path, args: list[str], cgroup: str) -> dict[str, Any]:
+    seccomp = _seccomp()
     capabilities = [f"CAP_{name}" for name in CAPABILITIES]
     linux: dict[str, Any] = {
-        "cgroupsPath": f"/{hosts.PARENT}/one",
+        "cgroupsPath": cgroup,
         "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
         "resources": {"memory": {"limit": MEMORY}, "pids": {"limit": PIDS}},
         "maskedPaths": list(_MASKED),

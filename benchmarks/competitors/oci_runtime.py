@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import subprocess
+import threading
 import time
 from typing import ClassVar
 
@@ -24,17 +26,24 @@ class OciRuntime(Competitor):
         self._cgroups = hosts.engine_cgroups()
         self._base = [program, *self.arguments, "--root", str(self.place / "state")]
         self._names = itertools.count()
-        self._bundle = self.place / "bundle"
-        oci_bundle.write(self._bundle, self.root.directory, [PROGRAM])
-        output_of([*self._base, "run", "--bundle", str(self._bundle), "probe"])
+        self._local = threading.local()
+        output_of([*self._base, "run", "--bundle", self._bundle(), "probe"])
         return output_of([program, "--version"]).splitlines()[0].split()[-1]
+
+    def _bundle(self) -> str:
+        """This thread's: two containers must not have one control group."""
+        if not hasattr(self._local, "bundle"):
+            bundle = self.place / f"{self.name}-{next(self._names)}"
+            oci_bundle.write(bundle, self.root.directory, [PROGRAM])
+            self._local.bundle = str(bundle)
+        return str(self._local.bundle)
 
     def start(self) -> None:
         name = f"bench-{next(self._names)}"
-        run_quietly([*self._base, "run", "--bundle", str(self._bundle), name])
+        run_quietly([*self._base, "run", "--bundle", self._bundle(), name])
 
     def hold(self) -> str:
-        bundle = self.place / "sleeper"
+        bundle = self.place / f"{self.name}-sleeper"
         oci_bundle.write(bundle, self.root.directory, list(SLEEPER))
         self._held = subprocess.Popen([*self._base, "run", "--bundle", str(bundle), "held"])
         for _ in range(100):
@@ -52,5 +61,8 @@ class OciRuntime(Competitor):
         self._held.wait(timeout=10)
 
     def close(self) -> None:
+        if hasattr(self, "_held") and self._held.poll() is None:
+            with contextlib.suppress(Unavailable):
+                output_of([*self._base, "delete", "--force", "held"])
         if hasattr(self, "_cgroups"):
             hosts.remove_cgroups(hosts.engine_cgroups() - self._cgroups)

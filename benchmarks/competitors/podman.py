@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 
@@ -16,6 +17,7 @@ from benchmarks.competitors.base import (
     output_of,
     run_quietly,
 )
+from benchmarks.harness import Unavailable
 
 
 class Podman(Competitor):
@@ -64,5 +66,8 @@ class Podman(Competitor):
         output_of([*self._base, "rm", "--force", "--time", "0", held])
 
     def close(self) -> None:
+        if hasattr(self, "_options"):
+            with contextlib.suppress(Unavailable):
+                output_of([*self._base, "rm", "--all", "--force", "--time", "0"])
         if hasattr(self, "_cgroups"):
             hosts.remove_cgroups(hosts.engine_cgroups() - self._cgroups)

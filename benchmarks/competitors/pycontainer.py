@@ -44,5 +44,8 @@ class Pycontainer(Competitor):
         if done.returncode != 0:
             raise Unavailable(f"pycontainer: exec of {PROGRAM} ended with {done.returncode}")
 
+    def pid_of(self, held: Any) -> int:
+        return int(held.pid)
+
     def release(self, held: Any) -> None:
         held.remove(force=True)

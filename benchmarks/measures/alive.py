@@ -16,8 +16,10 @@ _SETTLE_SECONDS = 5.0
 def measure_alive(competitor: Competitor, count: int) -> dict[str, Any]:
     """Starts `count` containers, weighs our processes, ends the containers. Memory in bytes."""
     # The first start brings the supervisor, and whatever else is made once.
-    competitor.release(competitor.hold())
-    before = settled_counts(None)
+    first = competitor.hold()
+    supervisor = _supervisor_of(competitor.pid_of(first))
+    competitor.release(first)
+    before = settled_counts(supervisor, None)
     host_before = private_bytes(os.getpid())
     held: list[Any] = []
     begun = time.perf_counter()
@@ -25,14 +27,10 @@ def measure_alive(competitor: Competitor, count: int) -> dict[str, Any]:
         for _ in range(count):
             held.append(competitor.hold())
         started = time.perf_counter() - begun
-        ours, programs = _own_and_programs()
         weighed = {
             "count": count,
             "start_seconds": started,
-            "own_processes": len(ours),
-            "own_bytes": sum(map(private_bytes, ours)),
-            "program_processes": len(programs),
-            "program_bytes": sum(map(private_bytes, programs)),
+            **_weigh(supervisor),
             "host_growth_bytes": private_bytes(os.getpid()) - host_before,
         }
     finally:
@@ -40,22 +38,48 @@ def measure_alive(competitor: Competitor, count: int) -> dict[str, Any]:
         for container in held:
             competitor.release(container)
         stopped = time.perf_counter() - begun
-    return {**weighed, "stop_seconds": stopped, "before": before, "after": settled_counts(before)}
+    after = settled_counts(supervisor, before)
+    return {**weighed, "stop_seconds": stopped, "before": before, "after": after}
 
 
-def _own_and_programs() -> tuple[list[int], list[int]]:
-    """Every process below this one: those of the library's own executable, and those of the containers."""
-    below = _descendants(os.getpid())
-    ours = [pid for pid in below if not _executable(pid).endswith("/busybox")]
-    return ours, [pid for pid in below if pid not in set(ours)]
+def _weigh(supervisor: int) -> dict[str, int]:
+    """Processes of the supervisor's own executable are the library's, the others are programs."""
+    own = _executable(supervisor)
+    everything = [supervisor, *_descendants(supervisor)]
+    ours = [pid for pid in everything if _executable(pid) == own]
+    programs = [pid for pid in everything if pid not in set(ours)]
+    return {
+        "own_processes": len(ours),
+        "own_bytes": sum(map(private_bytes, ours)),
+        "own_proportional_bytes": sum(map(proportional_bytes, ours)),
+        "program_processes": len(programs),
+        "program_bytes": sum(map(private_bytes, programs)),
+    }
+
+
+def _supervisor_of(pid: int) -> int:
+    """The topmost ancestor with the same executable."""
+    executable = _executable(pid)
+    while executable and _executable(parent := _parent(pid)) == executable:
+        pid = parent
+    return pid
 
 
 def _executable(pid: int) -> str:
     try:
         return os.readlink(_PROC / str(pid) / "exe")
     except OSError:
-        # A zombie has none.
+        # A zombie has none, nor has a process that went meanwhile.
         return ""
+
+
+def _parent(pid: int) -> int:
+    return _parent_in((_PROC / str(pid) / "stat").read_text())
+
+
+def _parent_in(stat: str) -> int:
+    """The name before it may hold spaces and parentheses (proc_pid_stat(5))."""
+    return int(stat.rpartition(")")[2].split()[1])
 
 
 def _descendants(top: int) -> list[int]:
@@ -66,7 +90,7 @@ def _descendants(top: int) -> list[int]:
                 stat = (entry / "stat").read_text()
             except OSError:
                 continue
-            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
+            children.setdefault(_parent_in(stat), []).append(int(entry.name))
     found, todo = [], [top]
     while todo:
         below = children.get(todo.pop(), [])
@@ -77,28 +101,35 @@ def _descendants(top: int) -> list[int]:
 
 def private_bytes(pid: int) -> int:
     """What would come free if the process ended: Private_Clean and Private_Dirty (proc_pid_smaps(5))."""
-    total = 0
-    for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
-        if line.startswith(("Private_Clean:", "Private_Dirty:")):
-            total += int(line.split()[1]) * 1024
-    return total
+    return _rollup(pid, ("Private_Clean:", "Private_Dirty:"))
 
 
-def settled_counts(wanted: dict[str, int] | None) -> dict[str, int]:
+def proportional_bytes(pid: int) -> int:
+    """The same with the process's share of what it shares with others."""
+    return _rollup(pid, ("Pss:",))
+
+
+def _rollup(pid: int, names: tuple[str, ...]) -> int:
+    lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(names))
+
+
+def settled_counts(supervisor: int, wanted: dict[str, int] | None) -> dict[str, int]:
     """What there is of everything that could be left behind; waits a little for `wanted`."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
-        counts = _counts()
+        counts = _counts(supervisor)
         if wanted is None or counts == wanted or time.monotonic() > deadline:
             return counts
         time.sleep(0.05)
 
 
-def _counts() -> dict[str, int]:
+def _counts(supervisor: int) -> dict[str, int]:
     own = _PROC / "self"
     return {
-        "processes": len(_descendants(os.getpid())),
+        "processes": len(_descendants(os.getpid())) + len(_descendants(supervisor)),
         "descriptors": len(os.listdir(own / "fd")),
+        "supervisor's descriptors": len(os.listdir(_PROC / str(supervisor) / "fd")),
         "threads": len(os.listdir(own / "task")),
         "mounts": len((own / "mountinfo").read_text().splitlines()),
         "cgroups": _cgroups(),

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from benchmarks.competitors import competitor_class
 from benchmarks.harness import Result, Table, Target, Unavailable, number, summaries
 from benchmarks.harness import measure as measure_rounds
 from benchmarks.measures.context import Context
 from benchmarks.measures.start import turn_of
-from benchmarks.workers import Field, entries, field_of
+from benchmarks.workers import Entry, Field, field_of
 
 
 def measure(context: Context) -> Table:
-    able = [name for name in context.competitors if competitor_class(name).can_exec]
-    chosen = entries(able, [context.first_root])
+    able = [
+        name
+        for name in context.competitors
+        if competitor_class(name).can_exec and context.first_root.name in competitor_class(name).roots
+    ]
+    chosen = [Entry(name, context.first_root, name) for name in able]
     with field_of(chosen, context.place) as field:
         context.versions.update(field.versions)
         _hold(field)
         context.progress(f"exec: {len(field.ready)} competitors ready")
         turns = {label: turn_of(worker, "exec") for label, worker in field.ready.items()}
         results = measure_rounds(turns, rounds=10 if context.quick else 40)
-        for label, worker in field.ready.items():
-            if not results[label].unavailable:
+        for worker in field.ready.values():
+            # Whatever does not end now ends with its worker.
+            with contextlib.suppress(Unavailable):
                 worker.ask("release")
     results.update({label: Result(unavailable=why) for label, why in field.unavailable.items()})
     ours = results.get("pycontainer", Result(unavailable="not measured"))

@@ -12,7 +12,7 @@ _KIB = 1024
 
 
 def measure(context: Context) -> Table:
-    entry = Entry.of("pycontainer", context.first_root)
+    entry = Entry("pycontainer", context.first_root, "pycontainer")
     found: dict[str, Any] = {}
     reason = ""
     with field_of([entry], context.place) as field:
@@ -49,6 +49,7 @@ def _rows(found: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
 
     return (
         ("private memory of our own processes, each", each("own_bytes"), "KiB"),
+        ("the same with their share of shared memory, each", each("own_proportional_bytes"), "KiB"),
         ("private memory of the program itself, each", each("program_bytes"), "KiB"),
         ("growth of the host process, each", each("host_growth_bytes"), "KiB"),
         ("our own processes", str(found["own_processes"]), ""),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from benchmarks.competitors import competitor_class
 from benchmarks.harness import Result, Table, Target, Turn, number, summaries
 from benchmarks.harness import measure as measure_rounds
 from benchmarks.measures.context import Context
-from benchmarks.workers import Worker, entries, field_of
+from benchmarks.workers import Entry, Worker, field_of
 
 _COMPETITORS = ("floor", "pycontainer", "bubblewrap", "crun")
 _MANY = 8
 
 
 def measure(context: Context) -> Table:
-    able = [name for name in context.competitors if name in _COMPETITORS]
-    chosen = entries(able, [context.first_root])
+    able = [
+        name
+        for name in context.competitors
+        if name in _COMPETITORS and context.first_root.name in competitor_class(name).roots
+    ]
+    chosen = [Entry(name, context.first_root, name) for name in able]
     with field_of(chosen, context.place) as field:
         context.versions.update(field.versions)
         context.progress(f"threads: {len(field.ready)} competitors ready")

@@ -1,0 +1,212 @@
+"""The benchmark harness: its statistics on made-up competitors, and the floor as a program."""
+
+# ruff: noqa: E402 - the checkout, which holds `benchmarks`, is not on the path before the first statement.
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import need
+
+CHECKOUT = Path(__file__).parents[1]
+sys.path.insert(0, str(CHECKOUT))
+
+from benchmarks import harness, machine
+from benchmarks.competitors import NAMES, competitor_class
+from benchmarks.competitors.floor import compile_floor
+from benchmarks.competitors.floor_settings import Settings
+from benchmarks.harness import Result, Summary, Table, Target, Unavailable
+from benchmarks.roots import HOST
+from benchmarks.seccomp_filter import write as write_filter
+
+
+def quick(turns: dict[str, harness.Turn], *, rounds: int, warmups: int = 1) -> dict[str, Result]:
+    order = random.Random(7)
+    return harness.measure(turns, rounds=rounds, warmups=warmups, order=order, sleep=lambda seconds: None)
+
+
+def test_percentiles_lie_between_their_neighbours() -> None:
+    figures = [5.0, 1.0, 4.0, 2.0, 3.0]
+    assert Summary.of(figures) == Summary(count=5, median=3.0, p10=1.4, p90=4.6)
+    assert harness.percentile([1.0, 2.0], 50) == 1.5
+    assert harness.percentile([7.0], 90) == 7.0
+    with pytest.raises(ValueError, match="nothing"):
+        Summary.of([])
+
+
+def test_everybody_has_one_turn_in_each_round_and_warm_ups_do_not_count() -> None:
+    turns: list[str] = []
+
+    def competitor(name: str) -> harness.Turn:
+        def turn() -> list[float]:
+            turns.append(name)
+            return [float(len(turns))] * 2
+
+        return turn
+
+    results = quick({name: competitor(name) for name in "abc"}, rounds=20, warmups=3)
+    rounds = ["".join(turns[i : i + 3]) for i in range(0, len(turns), 3)]
+    assert len(rounds) == 23
+    assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
+    assert len(set(rounds)) > 1, "the order is the same in each round"
+    assert all(len(results[name].figures) == 40 for name in "abc")
+    assert min(min(result.figures) for result in results.values()) > 3 * 3
+
+
+def test_who_fails_is_left_out_with_the_reason_and_the_others_go_on() -> None:
+    tries: list[int] = []
+
+    def failing() -> list[float]:
+        tries.append(1)
+        if len(tries) == 3:
+            raise Unavailable("it broke")
+        return [1.0]
+
+    results = quick({"failing": failing, "good": lambda: [2.0]}, rounds=10)
+    assert len(tries) == 3
+    assert results["failing"].unavailable == "it broke"
+    assert results["failing"].summary is None
+    assert results["failing"].ratio(results["good"]) is None
+    assert results["good"].ratio(results["failing"]) is None
+    assert len(results["good"].figures) == 10
+
+
+def test_ratios_are_of_medians() -> None:
+    assert Result((2.0, 4.0, 60.0)).ratio(Result((2.0,))) == 2.0
+    assert Result((2.0,)).ratio(None) is None
+
+
+def test_targets() -> None:
+    assert Target("t", 1.3, 1.3).reached is True
+    assert Target("t", 1.3, 1.31).reached is False
+    assert Target("t", 1.6, 1.5, at_least=True).reached is False
+    assert str(Target("t", 1.3, None)) == "not measured: t"
+    assert str(Target("t", 1.3, 2.0)) == "MISSED: t; measured 2.00"
+
+
+def test_tables_are_aligned_and_valid_markdown() -> None:
+    table = Table("n", "Title", ("", "ms", "remark"), (("one", "1.00", "a|b"), ("eleven", "11.00", "")))
+    lines = table.as_text().splitlines()
+    assert lines[2:] == [
+        "           ms  remark",
+        "------  -----  ------",
+        "one      1.00  a|b",
+        "eleven  11.00",
+    ]
+    assert "| one | 1.00 | a\\|b |" in table.as_markdown().splitlines()
+    assert "| :-- | --: | :-- |" in table.as_markdown().splitlines()
+
+
+def test_the_machine_is_described() -> None:
+    described = machine.describe({"crun": "1.8"})
+    line = machine.as_line(described)
+    assert os.uname().release in line
+    assert "crun 1.8" in line
+    assert described["cores"] >= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_competitor_says_what_it_does(name: str) -> None:
+    competitor = competitor_class(name)
+    assert competitor.name == name
+    assert competitor.does
+    assert set(competitor.roots) <= {"busybox", "host"}
+
+
+def test_help_names_every_benchmark() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--help"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "src")},
+        check=True,
+    )
+    for name in ("start", "exec", "memory", "threads", "many"):
+        assert re.search(rf"^ +{name} +\S", done.stdout, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def floor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need(shutil.which("cc") is not None, "a C compiler (cc)")
+    return compile_floor(tmp_path_factory.mktemp("floor") / "floor")
+
+
+@pytest.fixture
+def command(floor: Path, tmp_path: Path) -> Iterator[list[str]]:
+    need(os.geteuid() == 0, "root")
+    settings = Settings(f"floortest{os.getpid()}")
+    program = write_filter(tmp_path / "filter")
+    try:
+        yield [
+            *(str(floor), "--lower", "/", "--filter", str(program)),
+            *settings.root(HOST, tmp_path / "layer"),
+            *settings.options("test"),
+        ]
+    finally:
+        settings.remove()
+
+
+@pytest.mark.cgroup
+def test_the_floor_starts_three_containers(command: list[str]) -> None:
+    """-Wall -Wextra -Werror are among the options that the harness compiles it with."""
+    done = subprocess.run(
+        [*command, "--count", "3", "--", "/bin/true"], capture_output=True, text=True, check=True, timeout=60
+    )
+    figures = [int(line) for line in done.stdout.splitlines()]
+    assert len(figures) == 3
+    assert all(0 < nanoseconds < 60e9 for nanoseconds in figures)
+
+
+@pytest.mark.cgroup
+def test_the_floor_starts_one_for_each_line(command: list[str]) -> None:
+    done = subprocess.run(
+        [*command, "--", "/bin/true"], input="\n\n", capture_output=True, text=True, check=True, timeout=60
+    )
+    assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.cgroup
+def test_a_failing_program_is_the_floors_failure(command: list[str]) -> None:
+    done = subprocess.run(
+        [*command, "--count", "1", "--", "/bin/false"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "status" in done.stderr
+
+
+@pytest.mark.cgroup
+def test_the_floors_container_is_pycontainers(command: list[str]) -> None:
+    """What is faster must not be so because it does less, nor slower because it does more."""
+    import pycontainer as pc
+
+    # The mounts of a container, its credentials and limits, as far as they do not name one container.
+    look = [
+        "/bin/sh",
+        "-c",
+        "cut -d' ' -f5,6,9- /proc/self/mountinfo | sed 's/lowerdir=.*//';"
+        "grep -E '^(Cap|NoNewPrivs|Seccomp|Groups|Uid|Gid|Umask|Sig)' /proc/self/status;"
+        "cut -d: -f2 /proc/self/cgroup; ls -l /dev /dev/pts | grep -v ^total | tr -s ' ' | cut -d' ' -f1-6;"
+        "readlink /proc/self/fd/0; cat /sys/class/net/*/flags /proc/1/comm > /dev/null; ulimit -a",
+    ]
+    done = subprocess.run(
+        [*command, "--count", "1", "--", *look], capture_output=True, text=True, check=True, timeout=60
+    )
+    ours = pc.run("host", look, memory=256 << 20, pids=4096, capture_output=True, text=True, check=True)
+    # The floor's last line is its own: the time.
+    floors = [_neutral(line) for line in done.stdout.splitlines()[:-1]]
+    assert floors == [_neutral(line) for line in ours.stdout.splitlines()]
+    assert len(floors) > 40
+
+
+def _neutral(line: str) -> str:
+    """Without the name of the directory that is hidden: the store, or what stands for it."""
+    return re.sub(r"^\S+( ro,nosuid,nodev,relatime tmpfs ro,size=4k,mode=555)$", r"HIDDEN\1", line)
