@@ -14,7 +14,7 @@ from pycontainer import launch
 from pycontainer.completed import Cause, Completed, Usage
 from pycontainer.errors import InvalidOption, SupervisorError, Timeout
 from pycontainer.runtime import cgroups, plan
-from pycontainer.streams import STDOUT, Pump, Streams
+from pycontainer.streams import STDOUT, Pump, Streams, is_open
 from pycontainer.supervisor import failure
 from pycontainer.supervisor.client import RECORD, START
 
@@ -157,6 +157,10 @@ def _usage(record: Record, measured: cgroups.CgroupUsage) -> Usage:
 
 
 def open_streams(options: Options, stdin: Any, stdout: Any, stderr: Any) -> Streams:
+    # Before anything is opened here that could take the number of a closed one.
+    for fd in options.pass_fds:
+        if not is_open(fd):
+            raise InvalidOption(f"pass_fds={fd}: is not an open descriptor")
     streams = Streams(tty=options.tty)
     streams.open(stdin, stdout, None if options.tty and stderr == STDOUT else stderr)
     return streams

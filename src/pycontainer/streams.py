@@ -147,7 +147,7 @@ class Streams:
             return self._own(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
         if target is None:
             fd = 1 if name == "stdout" else 2
-            if _usable(fd) and not os.isatty(fd):
+            if is_open(fd) and not os.isatty(fd):
                 return fd
         elif target != PIPE:
             fd = _fileno(name, target)
@@ -165,7 +165,7 @@ class Streams:
             return len
         if target is None:
             fd = 1 if name == "stdout" else 2
-            if not _usable(fd):
+            if not is_open(fd):
                 return len
         else:
             fd = _fileno(name, target)
@@ -193,7 +193,7 @@ class _Relay:
                 select.select([], [self._fd], [])
 
 
-def _usable(fd: int) -> bool:
+def is_open(fd: int) -> bool:
     """Whether the descriptor is open: a service may have closed its standard streams."""
     try:
         os.fstat(fd)
@@ -213,7 +213,7 @@ def _fileno(name: str, source: Any) -> int:
             fd = source.fileno()
         except (AttributeError, OSError, ValueError) as error:
             raise InvalidOption(f"{name}={source!r}: is neither a descriptor nor an open file") from error
-    if fd < 0 or not _usable(fd):
+    if fd < 0 or not is_open(fd):
         raise InvalidOption(f"{name}={source!r}: is not an open descriptor")
     return fd
 
@@ -255,7 +255,8 @@ class Pump:
         """Ends the job with everything that it started, and waits for that."""
         self._job.signal(9)
         self._streams.close_stdin()
-        self.run(time.monotonic() + _KILLED_SECONDS)
+        if not self._job.lost:
+            self.run(time.monotonic() + _KILLED_SECONDS)
 
     def _handle(self, fd: int, events: int) -> None:
         streams = self._streams

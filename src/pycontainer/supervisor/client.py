@@ -221,7 +221,8 @@ class Supervisor:
             except InterruptedError:
                 continue
             except OSError as error:
-                if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.EBADF):
+                # EBADF may be a descriptor that the caller passes on, which is no reason to hang up.
+                if error.errno in (errno.EPIPE, errno.ECONNRESET) or self._sock < 0:
                     self.died()
                 raise SupervisorError("asking the supervisor", errno=error.errno) from error
 
