@@ -164,6 +164,9 @@ def by_tarfile(
     return stream.getvalue()
 
 
+CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
+"""A value of security.capability: cap_net_raw+ep, version 2."""
+
 AREAS = [(512, b"a" * 10), (2048, b"b" * 600), (8192, b"")]
 
 
@@ -180,6 +183,10 @@ def corpus() -> dict[str, bytes]:
             hard_link(b"h", b"l/f"),
         ),
         "pax": (extended(("path", "p/q"), *numbers, *attributes), header(b"x") + padded(b"abc")),
+        "attributes": (
+            extended((b"SCHILY.xattr.security.capability", CAPABILITY)) + entry(b"f", mode=b"0004755\0"),
+            extended(("SCHILY.xattr.user.a", "b")) + directory(b"d") + directory(b"d"),
+        ),
         "links": (extended(("comment", "g"), kind=b"g"), extended(("linkpath", "../x")), symlink(b"s", b"t")),
         "long": (long_name(b"n" * 120), long_name(b"t" * 120, b"K"), symlink(b"n", b"t")),
         "whiteouts": (entry(b"a/.wh.b"), entry(b"a/b/c"), entry(b"d/.wh..wh..opq"), directory(b"a/b/")),

@@ -26,7 +26,6 @@ import trees
 from conftest import need
 
 ID_UNMAPPED = 10
-CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw+ep, version 2
 
 INSIDE = [] if os.getuid() == 0 else ["unshare", "-r"]
 SINGLE = [] if os.getuid() == 0 else ["--single", "--userxattr"]
@@ -104,7 +103,7 @@ def make_sample(base: Path) -> None:
         os.chown(base / "dir" / "sub", 100, 2_500_000)
         (base / "empty").chmod(0o6755)
         (base / "dir").chmod(0o2750)
-        os.setxattr(base / "empty", "security.capability", CAPABILITY)
+        os.setxattr(base / "empty", "security.capability", tars.CAPABILITY)
         os.mknod(base / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         os.mknod(base / "loop", stat.S_IFBLK | 0o660, os.makedev(7, 300))
     for number, path in enumerate(reversed(trees.paths(base))):
@@ -154,7 +153,7 @@ def test_the_same_as_gnu_tar(
     if "--sparse" in FORMATS[kind]:
         assert (root / "sparse").stat().st_blocks <= (reference / "sparse").stat().st_blocks
     if os.getuid() == 0 and "--xattrs" in FORMATS[kind]:
-        assert os.getxattr(root / "empty", "security.capability") == CAPABILITY
+        assert os.getxattr(root / "empty", "security.capability") == tars.CAPABILITY
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -336,7 +335,7 @@ def test_one_id(programs: native_programs.Programs, root: Path) -> None:
     single = [*wrapped, "--single", "--userxattr", str(root)]
     data = tars.archive(
         tars.entry(b"mine", b"x", mode=b"0006755\0"),
-        tars.extended((b"SCHILY.xattr.security.capability", CAPABILITY), ("SCHILY.xattr.user.a", "b"))
+        tars.extended((b"SCHILY.xattr.security.capability", tars.CAPABILITY), ("SCHILY.xattr.user.a", "b"))
         + tars.entry(b"theirs", mode=b"0006755\0", uid=tars.octal(33, 8)),
         tars.device(b"null", b"3", 1, 3) + tars.entry(b"disk") + tars.device(b"disk", b"4", 7, 0),
         tars.entry(b".wh.gone") + tars.entry(b"d/.wh..wh..opq") + tars.header(b"fifo", b"6"),
@@ -383,7 +382,7 @@ def test_a_range_of_ids(
     script = f"mkdir {base}/root && exec {theirs.path('layer_apply')} --userxattr {base}/root"
     data = tars.archive(
         tars.directory(b"locked", mode=b"0000000\0", uid=tars.octal(33, 8)) + tars.entry(b"locked/f", b"x"),
-        tars.extended((b"SCHILY.xattr.security.capability", CAPABILITY), ("SCHILY.xattr.user.a", "b"))
+        tars.extended((b"SCHILY.xattr.security.capability", tars.CAPABILITY), ("SCHILY.xattr.user.a", "b"))
         + tars.entry(b"theirs", mode=b"0006755\0", uid=tars.octal(33, 8), gid=tars.octal(1000, 8)),
         tars.symlink(b"link", b"x") + tars.device(b"null", b"3", 1, 3),
         tars.entry(b".wh.gone") + tars.entry(b"d/.wh..wh..opq") + tars.directory(b"d", mode=b"0000500\0"),

@@ -330,6 +330,14 @@ def test_the_deepest_tree(ground: Ground) -> None:
     assert result["status"] == 0
 
 
+def test_long_ways_through_links_are_bounded(ground: Ground) -> None:
+    deep = b"d/" * 2000
+    through = (tars.entry(b"l/%d" % n) for n in range(200))
+    result = ground.apply(tars.archive(tars.directory(deep), tars.symlink(b"l", deep), *through))
+    assert (result["code"], result.what) == (TOO_MANY, "long ways through links")
+    assert 2002 < result["entries"] < 2202
+
+
 def test_the_free_space_reserve(ground: Ground) -> None:
     status = os.statvfs(ground.root)
     everything = str(status.f_blocks * status.f_frsize)

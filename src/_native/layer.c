@@ -713,6 +713,7 @@ static int
 apply_all(struct pctr_layer *layer)
 {
     layer->unseen = LOOK_EVERY; /* the first look is at the first entry */
+    layer->steps = 0;
     for (;;) {
         int status = pctr_tar_next(&layer->tar);
         if (status <= 0) {

@@ -14,8 +14,8 @@
  *   last entry wins, and it becomes a directory.
  * - The last entry of a name wins. A directory keeps its content when a directory follows, and is
  *   opaque when it replaces something else of this layer, since that had hidden what is below.
- * - Hard links: to what this layer has already brought, never elsewhere. They are never followed
- *   through a link.
+ * - Hard links: to what this layer has already brought, never elsewhere. A target that is a
+ *   link is linked to itself.
  * - Devices: made as root (mounts of containers are nodev outside of /dev). Where the kernel
  *   forbids it (EPERM: every user namespace) they are left out and counted: an empty file in their
  *   place would swallow writes and end up in later layers, and no container sees them anyway, with
@@ -57,7 +57,7 @@ enum pctr_layer_code {
     PCTR_LAYER_UNSAFE,      /* an entry that only an attack would hold */
     PCTR_LAYER_UNSUPPORTED, /* a kind of entry or sparse file that is not known */
     PCTR_LAYER_TOO_BIG,     /* max_bytes, or a file that the file system cannot hold */
-    PCTR_LAYER_TOO_MANY,    /* max_entries */
+    PCTR_LAYER_TOO_MANY,    /* max_entries, or links that cost more than entries may */
     PCTR_LAYER_TOO_LONG,    /* a name, header or attribute beyond the reader's bounds */
     PCTR_LAYER_NO_SPACE,    /* reserve_bytes, a full disk or a quota */
     PCTR_LAYER_ID_UNMAPPED, /* an owner that the user namespace has no place for */

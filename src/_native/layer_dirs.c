@@ -14,6 +14,11 @@
 
 #define LINKS 40 /* the kernel's own bound on links in one path */
 
+/* Steps of walks allowed for each entry, and as if there were so many more at the start: every entry
+ * of a layer may go through 40 links to thousands of directories, which takes hours for a million. */
+#define STEPS 64u
+#define SPARE_ENTRIES 512u
+
 bool
 pctr_layer_is_whiteout(const struct stat *stat)
 {
@@ -308,6 +313,9 @@ static int
 walk_step(struct pctr_layer *layer, const char *name, enum pctr_layer_missing missing, int *links)
 {
     struct stat stat;
+    if (++layer->steps > (layer->totals->entries + SPARE_ENTRIES) * STEPS) {
+        return pctr_layer_fail(layer, PCTR_LAYER_TOO_MANY, 0, "long ways through links");
+    }
     if (strcmp(name, ".") == 0) {
         return 0;
     }

@@ -37,6 +37,7 @@ struct pctr_layer {
     struct pctr_layer_error *error;
     struct pctr_layer_totals *totals;
     uint64_t unseen; /* bytes since the last look at the free space */
+    uint64_t steps;  /* taken by walks so far */
     struct pctr_layer_dirs dirs;
     char path[PCTR_TAR_PATH];     /* the entry's, cleaned */
     char link[PCTR_TAR_PATH];     /* a hard link's target, cleaned */
