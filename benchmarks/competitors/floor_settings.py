@@ -16,10 +16,12 @@ class Settings:
         """Raises `Unavailable` where pycontainer cannot be imported."""
         try:
             from pycontainer.runtime import cgroups, isolation
+            from pycontainer.snapshot import overlay
         except ImportError as error:
             raise Unavailable(f"pycontainer tells what a container is, and cannot: {error}") from error
         self._cgroups = cgroups
         self._isolation = isolation
+        self._overlay = overlay
         self._owner = cgroups.prepare_owner(cgroups.host(), owner)
 
     def root(self, root: Root, layer: Path) -> list[str]:
@@ -27,7 +29,7 @@ class Settings:
         hides its store."""
         if root.name == "host":
             layer.mkdir(exist_ok=True)
-            return ["--hide", str(layer)]
+            return [*_each("--bind", self._overlay.host_view((), whole=True).binds), "--hide", str(layer)]
         return ["--layer", str(layer)]
 
     def options(self, job: str) -> list[str]:

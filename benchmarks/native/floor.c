@@ -4,7 +4,7 @@
  * slower than this is what a library or an engine adds; faster would be another container.
  *
  *     floor --lower DIRS --filter FILE [--layer DIR] [--count N] [--mkdir|--write|--join|
- *           --collect|--cgroup-mount|--hide|--mask|--readonly WHAT]... [--into DIR] -- PROGRAM...
+ *           --collect|--cgroup-mount|--bind|--hide|--mask|--readonly WHAT]... [--into DIR] -- PROGRAM...
  *
  * Paths that depend on the machine (control groups, what is masked) are given by the harness, which
  * asks pycontainer for them.  Without --layer the writable layer lies in memory.  Prints one line
@@ -73,6 +73,7 @@ static struct {
     char *into;               /* the control group to clone into, on version 2 */
     struct list collect;      /* files that are read at the end */
     struct list cgroup_mount; /* TARGET=TYPE=DATA */
+    struct list bind;         /* mounts of the host that belong to its root */
     struct list hide;         /* directories of the host that are shown empty */
     struct list mask;
     struct list readonly;
@@ -146,6 +147,14 @@ make_directories(const char *path)
 }
 
 static void
+mount_at(int directory, const char *target, const char *type, unsigned long flags, const char *data)
+{
+    must(fchdir(directory), target);
+    must(mount(type, ".", type, flags, data), target);
+    close(directory);
+}
+
+static void
 mount_on(const char *target, const char *type, unsigned long flags, const char *data)
 {
     int directory = open_target(target);
@@ -153,9 +162,7 @@ mount_on(const char *target, const char *type, unsigned long flags, const char *
     if (directory < 0) {
         directory = make_directories(target);
     }
-    must(fchdir(directory), target);
-    must(mount(type, ".", type, flags, data), target);
-    close(directory);
+    mount_at(directory, target, type, flags, data);
 }
 
 /* Control groups */
@@ -257,9 +264,39 @@ mount_overlay(const char *target, const char *upper_and_work)
     mount_on(target, "overlay", MS_NODEV, data);
 }
 
+static int
+copy_tree(const char *path)
+{
+    unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE;
+
+    return (int)must(syscall(SYS_open_tree, AT_FDCWD, path, flags), path);
+}
+
+static void
+bind_tree(int tree, const char *path)
+{
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV};
+    struct stat status;
+    int target = (int)must(open_target(path), path);
+
+    must(fstat(tree, &status), path);
+    must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof attr),
+         path);
+    must(syscall(SYS_move_mount, tree, "", target, "",
+                 MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH),
+         path);
+    close(target);
+    close(tree);
+}
+
 static void
 make_root(void)
 {
+    int trees[MAX_ITEMS];
+
+    for (unsigned i = 0; i < want.bind.count; i++) {
+        trees[i] = copy_tree(want.bind.items[i]);
+    }
     if (want.layer != NULL) {
         mount_overlay(BASE, want.layer);
         set_root(BASE);
@@ -272,9 +309,16 @@ make_root(void)
     close(make_directories("root"));
     mount_overlay("root", BASE);
     set_root(BASE "/root");
+    for (unsigned i = 0; i < want.bind.count; i++) {
+        bind_tree(trees[i], want.bind.items[i]);
+    }
     mount_on("run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=20%");
     for (unsigned i = 0; i < want.hide.count; i++) {
-        mount_on(want.hide.items[i], "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k,mode=555");
+        int directory = open_target(want.hide.items[i]);
+        if (directory >= 0) {
+            mount_at(directory, want.hide.items[i], "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV,
+                     "size=4k,mode=555");
+        }
     }
 }
 
@@ -485,6 +529,7 @@ static _Noreturn void
 become_program(void)
 {
     char where[PATH_MAX];
+    uint32_t group = 0;
 
     default_signals();
     must(setsid(), "setsid");
@@ -493,7 +538,7 @@ become_program(void)
     must(dup2(2, 2), "stderr");
     umask(022);
     drop_bounding();
-    must(syscall(SYS_setgroups, 0, NULL), "setgroups");
+    must(syscall(SYS_setgroups, 1, &group), "setgroups");
     must(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keepcaps");
     must(syscall(SYS_setresgid, 0, 0, 0), "setresgid");
     must(syscall(SYS_setresuid, 0, 0, 0), "setresuid");
@@ -661,17 +706,26 @@ static long
 parse(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"lower", required_argument, NULL, 'l'},        {"layer", required_argument, NULL, 'L'},
-        {"filter", required_argument, NULL, 'f'},       {"count", required_argument, NULL, 'n'},
-        {"mkdir", required_argument, NULL, 'd'},        {"write", required_argument, NULL, 'w'},
-        {"join", required_argument, NULL, 'j'},         {"into", required_argument, NULL, 'i'},
-        {"collect", required_argument, NULL, 'c'},      {"hide", required_argument, NULL, 'h'},
-        {"cgroup-mount", required_argument, NULL, 'g'}, {"mask", required_argument, NULL, 'm'},
-        {"readonly", required_argument, NULL, 'r'},     {NULL, 0, NULL, 0},
+        {"lower", required_argument, NULL, 'l'},
+        {"layer", required_argument, NULL, 'L'},
+        {"filter", required_argument, NULL, 'f'},
+        {"count", required_argument, NULL, 'n'},
+        {"mkdir", required_argument, NULL, 'd'},
+        {"write", required_argument, NULL, 'w'},
+        {"join", required_argument, NULL, 'j'},
+        {"into", required_argument, NULL, 'i'},
+        {"collect", required_argument, NULL, 'c'},
+        {"hide", required_argument, NULL, 'h'},
+        {"cgroup-mount", required_argument, NULL, 'g'},
+        {"mask", required_argument, NULL, 'm'},
+        {"readonly", required_argument, NULL, 'r'},
+        {"bind", required_argument, NULL, 'b'},
+        {NULL, 0, NULL, 0},
     };
     struct list *const lists[128] = {
-        ['d'] = &want.mkdir, ['w'] = &want.write,        ['j'] = &want.join, ['c'] = &want.collect,
-        ['h'] = &want.hide,  ['g'] = &want.cgroup_mount, ['m'] = &want.mask, ['r'] = &want.readonly,
+        ['d'] = &want.mkdir,        ['w'] = &want.write, ['j'] = &want.join,
+        ['c'] = &want.collect,      ['h'] = &want.hide,  ['b'] = &want.bind,
+        ['g'] = &want.cgroup_mount, ['m'] = &want.mask,  ['r'] = &want.readonly,
     };
     long count = LONG_MAX;
     int option;
