@@ -85,8 +85,9 @@ class Execution:
         return Pump(self.job, self.streams, data)
 
     def final(self) -> Record:
-        """The last record, once it is there. Raises `LaunchError` where there was no start."""
-        record = self.job.final
+        """The last record, once it is there. Raises `LaunchError` where there was no start, and
+        `SupervisorError` where the supervisor died before it."""
+        record = self.job.take()
         assert record is not None
         if record.kind == RECORD["FAILED"]:
             raise failure.launch_error(record, rootless=self.session.rootless, encoded=self.encoded)

@@ -150,7 +150,7 @@ class Process:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            self.kill()
+            execution.kill_quietly(self._execution.job)
         self._close_files()
         self.wait()
 

@@ -6,8 +6,10 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+
+from pycontainer.errors import SupervisorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +47,9 @@ class Watch:
         job = self.job
         if job.final is None and not job.lost and self._polling.acquire(blocking=False):
             try:
-                job.take()
+                # A dead supervisor took the program with it, which is an answer; waiting raises it.
+                with suppress(SupervisorError):
+                    job.take()
             finally:
                 self._polling.release()
         return job.final is None and not job.lost
