@@ -139,7 +139,7 @@ forward(pid_t program, const siginfo_t *info, int *killing)
 _Noreturn void
 pctr_init_run(struct pctr_spawn *spawn, pid_t program)
 {
-    uint64_t started = pctr_now_ns();
+    uint64_t started = spawn->context.executed_ns;
     int keep[] = {spawn->context.report};
     int status = 0, killing = 0;
     sigset_t all;

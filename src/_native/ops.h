@@ -15,6 +15,7 @@ struct pctr_context {
     int cgroup;                   /* directory to clone into, or -1 */
     int report;                   /* the child's end of the report socket, or -1 */
     int terminal;                 /* our side of the container's terminal, or -1 */
+    uint64_t executed_ns;         /* when EXEC was reached; the init process shares this memory */
     struct pctr_record *record;   /* receives stage, op, error, code, detail of a failure */
 };
 

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
@@ -15,16 +16,28 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
-/* n2: the user who shall own the pipe, plus one; 0 leaves it.  A program that is not root could
- * not open /dev/stdout again otherwise. */
+/* A pipe without a name: whoever owns it, nothing on the host's disks or in its /dev changes. */
+static int
+is_anonymous_pipe(int fd)
+{
+    struct statfs status;
+
+    return fstatfs(fd, &status) == 0 && status.f_type == PIPEFS_MAGIC;
+}
+
+/* n2: the user who shall own the stream, plus one; 0 leaves it.  A program that is not root could
+ * not open /dev/stdout again otherwise.  Only a pipe changes hands: a stream may as well be the
+ * host's /dev/null or a file of the caller's. */
 int
 pctr_op_fd(struct pctr_context *context, const struct pctr_op *op)
 {
     int fd = context->fds[op->arg];
 
-    if (op->n2 != 0 && fchown(fd, (uid_t)(op->n2 - 1), (gid_t)-1) < 0) {
+    if (op->n2 != 0 && is_anonymous_pipe(fd) &&
+        fchown(fd, (uid_t)(op->n2 - 1), (gid_t)-1) < 0) {
         return -errno;
     }
     return pctr_result(dup2(fd, (int)op->n1));
@@ -174,6 +187,8 @@ pctr_op_exec(struct pctr_context *context, const struct pctr_op *op)
     char **argv = build_table(data + op->s2, op->n1);
     char **envp = build_table(data + op->s3, op->n2);
     int worst = ENOENT;
+
+    context->executed_ns = pctr_now_ns();
 
     for (int i = 0; i < op->arg; i++) {
         syscall(SYS_execve, paths[i], argv, envp);

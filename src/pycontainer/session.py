@@ -69,8 +69,9 @@ class Session:
 
     def _sweep_dead(self) -> None:
         for dead in self.store.dead_owners():
-            cgroups.sweep(cgroups.host(), dead.id)
-            dead.forget()
+            # What could not be removed now (a process that will not die yet) is the next one's.
+            if not cgroups.sweep(cgroups.host(), dead.id):
+                dead.forget()
 
 
 def _own_capabilities() -> int:

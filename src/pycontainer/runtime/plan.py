@@ -342,6 +342,8 @@ def _default_mounts(ops: Ops, shape: Shape, trees: _Trees) -> None:
             flags &= ~MS_RDONLY
         if mount.destination == "/sys" and trees.sysfs is not None:
             ops.bind(trees.sysfs, "/sys", flags, propagation=MS_PRIVATE)
+            # It brings the host's control groups along, which stay out of sight.
+            ops.mount("/sys/fs/cgroup", "tmpfs", MS_RDONLY | MS_NOSUID, "size=4k,mode=555", how=OPTIONAL)
             continue
         if mount.fstype == "cgroup":
             _cgroup_mounts(ops, shape)
