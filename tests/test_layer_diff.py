@@ -11,10 +11,11 @@ import struct
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import need
 
+from conftest import need
 from pycontainer.errors import ImageError, InvalidImage
 from pycontainer.layer.diff import Ownership, TreeReader
 
@@ -77,7 +78,8 @@ def test_every_kind_of_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found["dir/link"].issym() and found["dir/link"].linkname == "../a"
     assert found["dir/hard"].islnk() and found["dir/hard"].linkname == "a"
     assert found["a"].mode == 0o4755 and found["a"].mtime == 1_500_000_000
-    assert list(found) == ["a", "b", "dir", "dir/c", "dir/hard", "dir/link", "dir.txt", "fifo", "x" * 200, "é"]
+    below = ["dir", "dir/c", "dir/hard", "dir/link"]
+    assert list(found) == ["a", "b", *below, "dir.txt", "fifo", "x" * 200, "é"]
     assert not any(member.uname or member.gname for member in found.values())
     assert set(found["b"].pax_headers) == set() and set(found["x" * 200].pax_headers) == {"path"}
 
@@ -138,10 +140,12 @@ def test_extended_attributes(tmp_path: Path) -> None:
         os.setxattr(tree / "file", "security.capability", capability)
     data = stream(tree)
     headers = members(data)["file"].pax_headers
-    expected = {"SCHILY.xattr.user.a", "SCHILY.xattr.user.b"} | ({"SCHILY.xattr.security.capability"} & set(headers))
+    expected = {"SCHILY.xattr.user.a", "SCHILY.xattr.user.b"}
+    if ROOT:
+        expected.add("SCHILY.xattr.security.capability")
     assert {name for name in headers if name != "hdrcharset"} == expected
     (tmp_path / "out").mkdir()
-    command = ["tar", "-xpf", "-", "--xattrs", "--xattrs-include=*", "-C", tmp_path / "out"]
+    command = ["tar", "-xpf", "-", "--xattrs", "--xattrs-include=*", "-C", str(tmp_path / "out")]
     subprocess.run(command, input=data, check=True)
     assert os.getxattr(tmp_path / "out" / "file", "user.b") == value
     if ROOT:
@@ -186,18 +190,18 @@ def test_a_file_that_vanishes(tmp_path: Path) -> None:
         list(chunks)
 
 
-def test_a_directory_swapped_for_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_swapped_directory_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain_tree(tmp_path / "tree", NAMES)
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "c").write_text("secret")
     real = os.stat
 
-    def swap(name: object, **options: object) -> os.stat_result:
-        status = real(name, **options)  # type: ignore[call-overload]
+    def swap(name: bytes, **options: Any) -> os.stat_result:
+        status = real(name, **options)
         if name == b"dir":
             os.rename(tmp_path / "tree" / "dir", tmp_path / "away")
             os.symlink(tmp_path / "secret", tmp_path / "tree" / "dir")
-        return status  # type: ignore[no-any-return]
+        return status
 
     monkeypatch.setattr(os, "stat", swap)
     with pytest.raises(ImageError, match=r"dir: cannot be read: (ELOOP|ENOTDIR)"):

@@ -61,8 +61,8 @@ def test_reference(text: str, complete: str, familiar: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", ":", "@", "UPPER", "a//b", "/a", "a/", "x:", "x:" + "t" * 129, "a" * 64, "h:0/x", "h:99999/x", "-a",
-        "a@b", "a@sha256:00", "é", "a\n", "a b", "a..b", "../x", "a" * 256, "a" * 100_000, "x:-t",
+        "", ":", "@", "UPPER", "a//b", "/a", "a/", "x:", "x:" + "t" * 129, "a" * 64, "h:0/x", "h:99999/x",
+        "-a", "a@b", "a@sha256:00", "é", "a\n", "a b", "a..b", "../x", "a" * 256, "a" * 100_000, "x:-t",
     ],
 )  # fmt: skip
 def test_bad_reference(text: str) -> None:

@@ -26,9 +26,8 @@ from pycontainer.store import HostRoot, LayeredRoot, RootFS, Store
 if TYPE_CHECKING:
     import datetime
 
-    from pycontainer.container import Container
-
     from pycontainer.completed import Completed
+    from pycontainer.container import Container
     from pycontainer.store.assemble import Made
     from pycontainer.store.catalog import Entry
 

@@ -213,4 +213,3 @@ class UnpackedLayers:
     def _unlink_lock(self, chain: Digest) -> None:
         with store_errors("deleting", self._lock_path(chain)):
             os.unlink(self._lock_path(chain))
-

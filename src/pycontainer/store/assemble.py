@@ -126,9 +126,7 @@ def _one_layer(
 ) -> Made:
     """The image of one layer, which proves by being unpacked that it is one before it is kept."""
     digest = blob.digest or blob.finish()
-    lease = store.layers.ensure(
-        diff_id, None, diff_id, lambda: decompress(blob.chunks(), form), store.limits
-    )
+    lease = store.layers.ensure(diff_id, None, diff_id, lambda: decompress(blob.chunks(), form), store.limits)
     layer = Descriptor(_MEDIA_TYPES[form], digest, blob.size)
     with store.writing():
         blob.commit()
@@ -175,4 +173,3 @@ def _chunks(file: IO[bytes], name: str) -> Iterator[bytes]:
         if not chunk:
             return
         yield bytes(chunk)
-

@@ -1,10 +1,10 @@
 """The store: one directory, wired together.
 
-    oci-layout  index.json  blobs/      an OCI image layout, which other tools read in place
-    layers/<chain>/                     layers, unpacked once
-    containers/<id>/  hosts/<id>/       what somebody alive is using; see `claims`
-    staging/                            files in the making
-    catalog.db  gc.lock                 names and references; who writes and who prunes
+oci-layout  index.json  blobs/      an OCI image layout, which other tools read in place
+layers/<chain>/                     layers, unpacked once
+containers/<id>/  hosts/<id>/       what somebody alive is using; see `claims`
+staging/                            files in the making
+catalog.db  gc.lock                 names and references; who writes and who prunes
 """
 
 from __future__ import annotations
