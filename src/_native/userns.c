@@ -75,7 +75,7 @@ parse(struct maps *maps, char *bytes, size_t size)
 
 /* The set-uid helpers must run outside the namespace, in a child made before it is entered. */
 static pid_t
-start_helper(char **vector, int go)
+start_helper(char **vector, int go, int tell)
 {
     char pid[16], token;
 
@@ -85,6 +85,8 @@ start_helper(char **vector, int go)
         return child;
     }
     vector[1] = pid;
+    /* With our own copy of the other end open, this read would outlive the one who gives up. */
+    close(tell);
     if (read(go, &token, 1) == 1) {
         char *environment[] = {NULL};
         execve(vector[0], vector, environment);
@@ -137,8 +139,8 @@ enter(struct maps *maps, struct pctr_record *record)
     }
     PCTR_AUTO_FD wait_end = go[0], tell_end = go[1];
     if (helpers) {
-        children[0] = start_helper(maps->uid_helper, wait_end);
-        children[1] = start_helper(maps->gid_helper, wait_end);
+        children[0] = start_helper(maps->uid_helper, wait_end, tell_end);
+        children[1] = start_helper(maps->gid_helper, wait_end, tell_end);
     }
     record->stage = PCTR_STAGE_USERNS;
     int error = pctr_result(unshare(CLONE_NEWUSER | CLONE_NEWNS));
