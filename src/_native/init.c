@@ -18,16 +18,21 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Only what forwarding a signal to another user's process takes. */
+/* Only what forwarding a signal to another user's process takes.  With no_new_privs, because a
+ * container that was given CAP_SYS_PTRACE could make this process, which is root with the host's
+ * bounding set, execute something; and not dumpable, whatever fs.suid_dumpable made of the memory
+ * when the program's process changed its user. */
 static void
-drop_capabilities(void)
+drop_privileges(void)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct data[2] = {
         {.effective = 1u << CAP_KILL, .permitted = 1u << CAP_KILL},
     };
 
-    if (syscall(SYS_capset, &header, data) < 0) {
+    if (syscall(SYS_capset, &header, data) < 0 ||
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
         _exit(126);
     }
 }
@@ -149,7 +154,7 @@ pctr_init_run(struct pctr_spawn *spawn, pid_t program)
     if (pctr_close_all_but(keep, 1) < 0 || chdir("/") < 0) {
         _exit(126);
     }
-    drop_capabilities();
+    drop_privileges();
     if (spawn->request->flags & PCTR_START_REPORT) {
         struct pctr_record *record = spawn->context.record;
         memset(record, 0, sizeof *record);

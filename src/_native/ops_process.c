@@ -88,10 +88,12 @@ int
 pctr_op_ids(struct pctr_context *context, const struct pctr_op *op)
 {
     (void)context;
-    /* The capabilities that CAPS gives must survive until it runs. */
+    /* The capabilities that CAPS gives must survive until it runs.  Another user's id makes the
+     * memory as dumpable as fs.suid_dumpable says (proc_sys_fs(5)), which may be "by everyone". */
     if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0 ||
         syscall(SYS_setresgid, op->n2, op->n2, op->n2) < 0 ||
-        syscall(SYS_setresuid, op->n1, op->n1, op->n1) < 0) {
+        syscall(SYS_setresuid, op->n1, op->n1, op->n1) < 0 ||
+        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
         return -errno;
     }
     return 0;
