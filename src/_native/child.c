@@ -59,7 +59,7 @@ static int
 arrange_descriptors(struct pctr_spawn *spawn, int *fds)
 {
     struct pctr_context *context = &spawn->context;
-    int keep[PCTR_MAX_FDS + 5] = {0, 1, 2}, kept = 3, floor = 3;
+    int keep[PCTR_MAX_FDS + 6] = {0, 1, 2}, kept = 3, floor = 3;
 
     for (unsigned i = 0; i < context->plan.nops; i++) {
         const struct pctr_op *op = &context->plan.ops[i];
@@ -74,11 +74,15 @@ arrange_descriptors(struct pctr_spawn *spawn, int *fds)
         }
         keep[kept++] = fds[i];
     }
-    int error = move_above(&spawn->context.report, floor);
+    int error = move_above(&context->report, floor);
+    if (error >= 0) {
+        error = move_above(&context->supervisor, floor);
+    }
     if (error < 0) {
         return error;
     }
     keep[kept++] = context->report;
+    keep[kept++] = context->supervisor;
     keep[kept++] = context->target;
     return pctr_close_all_but(keep, (unsigned)kept);
 }
@@ -142,7 +146,6 @@ pctr_child(struct pctr_spawn *spawn)
     const struct pctr_plan *header = context->plan.header;
     static int fds[PCTR_MAX_FDS];
 
-    pctr_nofile_restore();
     memcpy(fds, context->fds, sizeof *fds * context->nfds);
     context->fds = fds;
     umask(0);
@@ -158,6 +161,8 @@ pctr_child(struct pctr_spawn *spawn)
     if (error < 0) {
         report_stage(spawn, PCTR_STAGE_REQUEST, error);
     }
+    /* Not before: descriptors that make room for a high number may lie above the limit. */
+    pctr_nofile_restore();
     if (pctr_ops_run(context, header->prepare, header->setup) < 0) {
         report_failure(spawn);
     }

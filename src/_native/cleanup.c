@@ -15,6 +15,7 @@ context_of(struct pctr_record *record)
     return (struct pctr_context){.root = -1,
                                  .target = -1,
                                  .cgroup = -1,
+                                 .supervisor = -1,
                                  .report = -1,
                                  .terminal = -1,
                                  .record = record};
@@ -59,7 +60,8 @@ pctr_cleanup_run(char *plan, size_t size, char *out, uint32_t room)
         const struct pctr_op *op = &context.plan.ops[i];
         if (op->code == PCTR_OP_COLLECT) {
             collected += collect(pctr_text(&context, op->s1), out + collected, room - collected);
-        } else if (op->code != PCTR_OP_REMOVE_TREE) {
+        }
+        else if (op->code != PCTR_OP_REMOVE_TREE) {
             (void)pctr_ops_run(&context, i, 1);
         }
     }

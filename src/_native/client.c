@@ -33,8 +33,7 @@ seal_copy(int program)
         memfd_create("pycontainer-supervisor", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC));
     if (copy == -EINVAL) {
         /* Before Linux 6.3 there was no MFD_EXEC, and every memfd could be executed. */
-        copy = pctr_result(
-            memfd_create("pycontainer-supervisor", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+        copy = pctr_result(memfd_create("pycontainer-supervisor", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     }
     if (copy < 0) {
         return copy;
@@ -58,8 +57,8 @@ seal_copy(int program)
 }
 
 struct launch {
-    int fds[3];                   /* in the order of PCTR_FD_HOST, _HOST_PID, _PROGRAM */
-    char *stack;                  /* of the second child */
+    int fds[3];  /* in the order of PCTR_FD_HOST, _HOST_PID, _PROGRAM */
+    char *stack; /* of the second child */
     size_t stack_size;
     volatile int error;
 };

@@ -21,7 +21,6 @@ int pctr_client_request(int sock, const void *data, size_t size, const int *fds,
 long pctr_client_receive(int sock, void *data, size_t size, int *fds, unsigned *count);
 
 /* openat2(2), close-on-exec.  Returns a descriptor or -errno. */
-int pctr_client_openat2(int dir, const char *path, uint64_t flags, uint64_t mode,
-                        uint64_t resolve);
+int pctr_client_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
 
 #endif

@@ -30,8 +30,7 @@ drop_privileges(void)
         {.effective = 1u << CAP_KILL, .permitted = 1u << CAP_KILL},
     };
 
-    if (syscall(SYS_capset, &header, data) < 0 ||
-        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+    if (syscall(SYS_capset, &header, data) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
         prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
         _exit(126);
     }

@@ -14,7 +14,7 @@
 
 /* Untouched places cost no memory: the array lies in zero pages until they are used. */
 static struct pctr_job jobs[PCTR_MAX_JOBS];
-static unsigned used;             /* no job lies at or above this index */
+static unsigned used; /* no job lies at or above this index */
 
 struct pctr_job *
 pctr_job_new(uint64_t id)
@@ -125,8 +125,7 @@ pctr_job_read_report(struct pctr_job *job)
     unsigned none = 0;
 
     for (;;) {
-        ssize_t got =
-            pctr_receive_fds(job->report, &news, sizeof news, NULL, &none, MSG_DONTWAIT);
+        ssize_t got = pctr_receive_fds(job->report, &news, sizeof news, NULL, &none, MSG_DONTWAIT);
         if (got == -EINTR) {
             continue;
         }
@@ -157,9 +156,8 @@ finish(struct pctr_job *job)
     } message;
 
     job->record.kind = job->failed ? PCTR_RECORD_FAILED : PCTR_RECORD_EXITED;
-    job->record.collected =
-        pctr_cleanup_run(job->cleanup, job->cleanup_size, message.collected,
-                         sizeof message.collected);
+    job->record.collected = pctr_cleanup_run(job->cleanup, job->cleanup_size, message.collected,
+                                             sizeof message.collected);
     message.record = job->record;
     tell(job, &message, sizeof message.record + job->record.collected);
     pctr_job_free(job);

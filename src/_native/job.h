@@ -8,16 +8,16 @@
 #include <sys/types.h>
 
 struct pctr_job {
-    uint64_t id;                  /* the client's number; 0: this place is free */
-    pid_t pid;                    /* the child, not yet reaped; 0 once it is */
-    pid_t cleaner;                /* the child that removes what it left, or 0 */
+    uint64_t id;   /* the client's number; 0: this place is free */
+    pid_t pid;     /* the child, not yet reaped; 0 once it is */
+    pid_t cleaner; /* the child that removes what it left, or 0 */
     uint32_t flags;
-    int channel;                  /* records go out here */
-    int report;                   /* records of the child come in here */
-    int held;                     /* a lock of the client's, or -1 */
-    bool failed;                  /* `record` says why, and is final */
-    bool reported;                /* the init process has said how its program ended */
-    char *cleanup;                /* plan to run after the exit; malloc'd */
+    int channel;   /* records go out here */
+    int report;    /* records of the child come in here */
+    int held;      /* a lock of the client's, or -1 */
+    bool failed;   /* `record` says why, and is final */
+    bool reported; /* the init process has said how its program ended */
+    char *cleanup; /* plan to run after the exit; malloc'd */
     size_t cleanup_size;
     struct pctr_record record;
 };

@@ -55,9 +55,9 @@ static uint32_t
 detail_of(const struct pctr_op *op)
 {
     switch (op->code) {
-    case PCTR_OP_GROUPS:          /* binary data */
+    case PCTR_OP_GROUPS: /* binary data */
     case PCTR_OP_SECCOMP:
-    case PCTR_OP_EXEC:            /* sets the detail itself */
+    case PCTR_OP_EXEC: /* sets the detail itself */
         return 0;
     default:
         return op->s1;
@@ -77,8 +77,8 @@ pctr_ops_run(struct pctr_context *context, unsigned first, unsigned count)
     for (unsigned i = first; i < first + count; i++) {
         const struct pctr_op *op = &context->plan.ops[i];
         /* COLLECT is the supervisor's own, after the exit. */
-        pctr_op_fn *handler =
-            op->code < sizeof handlers / sizeof handlers[0] ? handlers[op->code] : NULL;
+        pctr_op_fn *handler = op->code < sizeof handlers / sizeof handlers[0] ? handlers[op->code]
+                                                                              : NULL;
         int error = handler != NULL ? handler(context, op) : -EBADMSG;
         if (error >= 0 || forgiven(op, error)) {
             continue;

@@ -8,15 +8,16 @@
 
 struct pctr_context {
     struct pctr_plan_view plan;
-    const int *fds;               /* the request's descriptors, without the channel */
+    const int *fds; /* the request's descriptors, without the channel */
     unsigned nfds;
-    int root;                     /* O_PATH descriptor of the current root, or -1 */
-    int target;                   /* pidfd of the job whose namespaces are joined, or -1 */
-    int cgroup;                   /* directory to clone into, or -1 */
-    int report;                   /* the child's end of the report socket, or -1 */
-    int terminal;                 /* our side of the container's terminal, or -1 */
-    uint64_t executed_ns;         /* when EXEC was reached; the init process shares this memory */
-    struct pctr_record *record;   /* receives stage, op, error, code, detail of a failure */
+    int root;                   /* O_PATH descriptor of the current root, or -1 */
+    int target;                 /* pidfd of the job whose namespaces are joined, or -1 */
+    int cgroup;                 /* directory to clone into, or -1 */
+    int supervisor;             /* its pidfd, or -1 */
+    int report;                 /* the child's end of the report socket, or -1 */
+    int terminal;               /* our side of the container's terminal, or -1 */
+    uint64_t executed_ns;       /* when EXEC was reached; the init process shares this memory */
+    struct pctr_record *record; /* receives stage, op, error, code, detail of a failure */
 };
 
 /* Runs operations [first, first + count).  Returns 0, or -errno with the record filled in. */
@@ -40,8 +41,8 @@ pctr_op_fn pctr_op_make_dir, pctr_op_make_file, pctr_op_make_link, pctr_op_make_
 /* ops_terminal.c */
 pctr_op_fn pctr_op_tty, pctr_op_setsid;
 /* ops_process.c */
-pctr_op_fn pctr_op_fd, pctr_op_rlimit, pctr_op_umask, pctr_op_bounding, pctr_op_groups,
-    pctr_op_ids, pctr_op_chdir, pctr_op_caps, pctr_op_no_new_privs, pctr_op_seccomp, pctr_op_lifeline,
+pctr_op_fn pctr_op_fd, pctr_op_rlimit, pctr_op_umask, pctr_op_bounding, pctr_op_groups, pctr_op_ids,
+    pctr_op_chdir, pctr_op_caps, pctr_op_no_new_privs, pctr_op_seccomp, pctr_op_lifeline,
     pctr_op_exec;
 
 static inline const char *

@@ -11,8 +11,8 @@
 int
 pctr_op_make_dir(struct pctr_context *context, const struct pctr_op *op)
 {
-    PCTR_AUTO_FD made = pctr_make_directories(context, pctr_text(context, op->s1), op->flags,
-                                              (mode_t)op->n1);
+    PCTR_AUTO_FD made =
+        pctr_make_directories(context, pctr_text(context, op->s1), op->flags, (mode_t)op->n1);
     return made < 0 ? made : 0;
 }
 

@@ -115,9 +115,9 @@ set_attributes(int tree, uint64_t flags, uint64_t propagation, int recursive)
     if (attr.attr_set == 0 && propagation == 0) {
         return 0;
     }
-    int result = pctr_result(syscall(SYS_mount_setattr, tree, "",
-                                     AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr,
-                                     sizeof attr));
+    int result =
+        pctr_result(syscall(SYS_mount_setattr, tree, "",
+                            AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr, sizeof attr));
     if (result == -ENOSYS && !recursive && propagation == 0) {
         return remount_by_path(tree, flags);
     }
@@ -147,8 +147,7 @@ static char opened[PCTR_MAX_TREES];
 int
 pctr_op_open_tree(struct pctr_context *context, const struct pctr_op *op)
 {
-    int tree =
-        clone_tree(AT_FDCWD, pctr_text(context, op->s1), op->flags & PCTR_OPF_RECURSIVE);
+    int tree = clone_tree(AT_FDCWD, pctr_text(context, op->s1), op->flags & PCTR_OPF_RECURSIVE);
 
     if (tree < 0) {
         return tree;
@@ -205,8 +204,8 @@ pctr_op_mask(struct pctr_context *context, const struct pctr_op *op)
         return mount_at(target, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
                         "size=0,mode=555");
     }
-    PCTR_AUTO_FD null = pctr_openat2(context->root, "dev/null", O_PATH, 0,
-                                     RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
+    PCTR_AUTO_FD null =
+        pctr_openat2(context->root, "dev/null", O_PATH, 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
     if (null < 0) {
         return null;
     }

@@ -92,8 +92,8 @@ pctr_op_sysctl(struct pctr_context *context, const struct pctr_op *op)
     if (status.f_type != PROC_SUPER_MAGIC) {
         return -EXDEV;
     }
-    PCTR_AUTO_FD file = pctr_openat2(sysctls, pctr_text(context, op->s1), O_WRONLY, 0,
-                                     resolve | RESOLVE_NO_XDEV);
+    PCTR_AUTO_FD file =
+        pctr_openat2(sysctls, pctr_text(context, op->s1), O_WRONLY, 0, resolve | RESOLVE_NO_XDEV);
     if (file < 0) {
         return file;
     }

@@ -36,8 +36,7 @@ pctr_op_fd(struct pctr_context *context, const struct pctr_op *op)
 {
     int fd = context->fds[op->arg];
 
-    if (op->n2 != 0 && is_anonymous_pipe(fd) &&
-        fchown(fd, (uid_t)(op->n2 - 1), (gid_t)-1) < 0) {
+    if (op->n2 != 0 && is_anonymous_pipe(fd) && fchown(fd, (uid_t)(op->n2 - 1), (gid_t)-1) < 0) {
         return -errno;
     }
     return pctr_result(dup2(fd, (int)op->n1));
@@ -152,18 +151,18 @@ pctr_op_seccomp(struct pctr_context *context, const struct pctr_op *op)
     return pctr_result(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
 }
 
-/* The kernel kills us when the supervisor dies.  Had it died before the prctl(2), the other end
- * of the report socket would be closed. */
+/* The kernel kills us when the supervisor dies.  Whether it had died before the prctl(2) its pidfd
+ * tells; the report socket would not, while we or a sibling have copies of its other end. */
 int
 pctr_op_lifeline(struct pctr_context *context, const struct pctr_op *op)
 {
-    struct pollfd peer = {.fd = context->report};
+    struct pollfd gone = {.fd = context->supervisor, .events = POLLIN};
 
     (void)op;
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || poll(&peer, 1, 0) < 0) {
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || poll(&gone, 1, 0) < 0) {
         return -errno;
     }
-    return (peer.revents & POLLHUP) ? -EPIPE : 0;
+    return gone.revents != 0 ? -EPIPE : 0;
 }
 
 /* Points `count` pointers at the strings that follow their table, and ends it with NULL. */

@@ -25,9 +25,8 @@ open_master(const struct pctr_context *context)
 {
     struct statfs status;
     int unlock = 0;
-    PCTR_AUTO_FD master =
-        pctr_openat2(context->root, "dev/pts/ptmx", O_RDWR | O_NOCTTY, 0,
-                     RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+    PCTR_AUTO_FD master = pctr_openat2(context->root, "dev/pts/ptmx", O_RDWR | O_NOCTTY, 0,
+                                       RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
 
     if (master < 0) {
         return master;
@@ -54,8 +53,8 @@ bind_console(const struct pctr_context *context, int slave)
     if (console < 0) {
         return console;
     }
-    PCTR_AUTO_FD tree = pctr_result(syscall(SYS_open_tree, slave, "",
-                                            OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH));
+    PCTR_AUTO_FD tree = pctr_result(
+        syscall(SYS_open_tree, slave, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH));
     if (tree < 0) {
         return tree;
     }
@@ -74,8 +73,7 @@ pctr_op_tty(struct pctr_context *context, const struct pctr_op *op)
     if (master < 0) {
         return master;
     }
-    PCTR_AUTO_FD slave =
-        pctr_result(ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
+    PCTR_AUTO_FD slave = pctr_result(ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
     if (slave < 0) {
         return slave;
     }

@@ -12,8 +12,8 @@ int
 pctr_op_remove_tree(struct pctr_context *context, const struct pctr_op *op)
 {
     struct pctr_tree_error error = {.err = EIO};
-    PCTR_AUTO_FD parent = pctr_openat2(AT_FDCWD, pctr_text(context, op->s1),
-                                       O_RDONLY | O_DIRECTORY, 0, 0);
+    PCTR_AUTO_FD parent =
+        pctr_openat2(AT_FDCWD, pctr_text(context, op->s1), O_RDONLY | O_DIRECTORY, 0, 0);
 
     if (parent < 0) {
         return parent == -ENOENT ? 0 : parent;
@@ -37,8 +37,8 @@ pctr_op_apply_layer(struct pctr_context *context, const struct pctr_op *op)
                                        .max_entries = op->n2,
                                        .reserve_bytes = RESERVE_BYTES,
                                        .flags = op->size};
-    PCTR_AUTO_FD root = pctr_openat2(AT_FDCWD, pctr_text(context, op->s1),
-                                     O_RDONLY | O_DIRECTORY, 0, 0);
+    PCTR_AUTO_FD root =
+        pctr_openat2(AT_FDCWD, pctr_text(context, op->s1), O_RDONLY | O_DIRECTORY, 0, 0);
 
     if (root < 0) {
         return root;

@@ -7,17 +7,17 @@
 
 /* What an operation's fields refer to, so that one loop can check all of them. */
 enum {
-    USES_FD = 1,                  /* arg is an index into the request's descriptors */
-    USES_S2_DATA = 2,             /* s2 is `size` bytes of data instead of a string */
+    USES_FD = 1,      /* arg is an index into the request's descriptors */
+    USES_S2_DATA = 2, /* s2 is `size` bytes of data instead of a string */
     USES_S1_DATA = 4,
     USES_EXEC = 8,
-    USES_SLOT = 16,               /* arg is a slot for a tree */
+    USES_SLOT = 16, /* arg is a slot for a tree */
 };
 
 struct rule {
     bool known;
     uint8_t uses;
-    uint32_t unit;                /* `size` is a multiple of this; 0: any */
+    uint32_t unit; /* `size` is a multiple of this; 0: any */
 };
 
 static const struct rule rules[] = {

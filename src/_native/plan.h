@@ -9,7 +9,7 @@
 struct pctr_plan_view {
     const struct pctr_plan *header;
     const struct pctr_op *ops;
-    char *data;                   /* writable: EXEC builds its pointer arrays in place */
+    char *data; /* writable: EXEC builds its pointer arrays in place */
     unsigned nops;
 };
 

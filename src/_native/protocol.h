@@ -34,19 +34,19 @@ enum pctr_verb {
 };
 
 enum pctr_start_flag {
-    PCTR_START_INIT = 1,          /* keep a reaping, forwarding process above the program */
-    PCTR_START_REPORT = 2,        /* send a STARTED record; without it only FAILED or EXITED */
-    PCTR_START_PLAN_IN_FD = 4,    /* the plans are in the last descriptor */
-    PCTR_START_NEW_PIDNS = 8,     /* the child is PID 1 of a new PID namespace */
-    PCTR_START_WORK = 16,         /* no program: the child runs the set-up operations and ends */
-    PCTR_START_HOLD = 32,         /* the second descriptor, a lock, is held until the job is over */
+    PCTR_START_INIT = 1,       /* keep a reaping, forwarding process above the program */
+    PCTR_START_REPORT = 2,     /* send a STARTED record; without it only FAILED or EXITED */
+    PCTR_START_PLAN_IN_FD = 4, /* the plans are in the last descriptor */
+    PCTR_START_NEW_PIDNS = 8,  /* the child is PID 1 of a new PID namespace */
+    PCTR_START_WORK = 16,      /* no program: the child runs the set-up operations and ends */
+    PCTR_START_HOLD = 32,      /* the second descriptor, a lock, is held until the job is over */
 };
 
 struct pctr_request {
     uint32_t version;
     uint32_t verb;
     uint64_t job;
-    uint64_t target;              /* START: the job whose PID namespace is joined, or 0 */
+    uint64_t target; /* START: the job whose PID namespace is joined, or 0 */
     uint32_t flags;
     int32_t signal;
     uint32_t plan_size;
@@ -78,65 +78,65 @@ struct pctr_op {
 
 enum pctr_op_code {
     /* Files of the host, by absolute path. */
-    PCTR_OP_MKDIR = 1,            /* s1 path, n1 mode; EEXIST is an error */
-    PCTR_OP_WRITE = 2,            /* s1 path, s2 data of `size` bytes, one write(2) */
-    PCTR_OP_RMDIR = 3,            /* s1 path; ENOENT is success */
-    PCTR_OP_REMOVE_TREE = 4,      /* s1 parent directory, s2 name in it */
-    PCTR_OP_COLLECT = 5,          /* s1 path: its first PCTR_MAX_COLLECT bytes go into the record */
-    PCTR_OP_APPLY_LAYER = 6,      /* arg fd of the tar stream, s1 directory, n1 bytes, n2 entries;
+    PCTR_OP_MKDIR = 1,       /* s1 path, n1 mode; EEXIST is an error */
+    PCTR_OP_WRITE = 2,       /* s1 path, s2 data of `size` bytes, one write(2) */
+    PCTR_OP_RMDIR = 3,       /* s1 path; ENOENT is success */
+    PCTR_OP_REMOVE_TREE = 4, /* s1 parent directory, s2 name in it */
+    PCTR_OP_COLLECT = 5,     /* s1 path: its first PCTR_MAX_COLLECT bytes go into the record */
+    PCTR_OP_APPLY_LAYER = 6, /* arg fd of the tar stream, s1 directory, n1 bytes, n2 entries;
                                      `size` is PCTR_LAYER_* flags (layer.h), as the record's code is */
 
     /* Namespaces and control groups. */
-    PCTR_OP_CGROUP_INTO = 10,     /* prepare only: s1 the v2 directory to clone into */
-    PCTR_OP_CGROUP_JOIN = 11,     /* s1 a cgroup.procs file */
-    PCTR_OP_UNSHARE = 12,         /* n1 CLONE_NEW* flags */
-    PCTR_OP_JOIN = 13,            /* n1 CLONE_NEW* flags of the target job's namespaces */
-    PCTR_OP_SETNS = 14,           /* arg fd, n1 CLONE_NEW* flag */
-    PCTR_OP_KEYRING = 15,         /* a fresh anonymous session keyring */
-    PCTR_OP_LOOPBACK = 16,        /* bring lo up */
-    PCTR_OP_HOSTNAME = 17,        /* s1 name */
-    PCTR_OP_DOMAINNAME = 18,      /* s1 name */
-    PCTR_OP_SYSCTL = 19,          /* s1 path below /proc/sys, s2 data of `size` bytes */
+    PCTR_OP_CGROUP_INTO = 10, /* prepare only: s1 the v2 directory to clone into */
+    PCTR_OP_CGROUP_JOIN = 11, /* s1 a cgroup.procs file */
+    PCTR_OP_UNSHARE = 12,     /* n1 CLONE_NEW* flags */
+    PCTR_OP_JOIN = 13,        /* n1 CLONE_NEW* flags of the target job's namespaces */
+    PCTR_OP_SETNS = 14,       /* arg fd, n1 CLONE_NEW* flag */
+    PCTR_OP_KEYRING = 15,     /* a fresh anonymous session keyring */
+    PCTR_OP_LOOPBACK = 16,    /* bring lo up */
+    PCTR_OP_HOSTNAME = 17,    /* s1 name */
+    PCTR_OP_DOMAINNAME = 18,  /* s1 name */
+    PCTR_OP_SYSCTL = 19,      /* s1 path below /proc/sys, s2 data of `size` bytes */
 
     /* The file system, before the pivot; targets are resolved beneath the current root. */
-    PCTR_OP_PROPAGATION = 30,     /* n1 MS_PRIVATE or MS_SLAVE, recursively on / */
-    PCTR_OP_ROOT = 31,            /* s1 the host's directory that is the root from here on */
-    PCTR_OP_MOUNT = 32,           /* s1 target, s2 type, s3 data, n1 MS_* flags */
-    PCTR_OP_BIND = 33,            /* arg slot of an opened tree, s1 target, n1 MS_* flags, n2 propagation */
-    PCTR_OP_MAKE_DIR = 34,        /* s1 directory beneath the root, made with parents, n1 mode */
-    PCTR_OP_MAKE_FILE = 35,       /* s1 path, s2 data of `size` bytes, n1 mode, n2 uid << 32 | gid */
-    PCTR_OP_MAKE_LINK = 36,       /* s1 path, s2 what it points at */
-    PCTR_OP_MAKE_NODE = 37,       /* s1 path, n1 mode with type, n2 device number */
-    PCTR_OP_MASK = 38,            /* s1 path: hidden by an empty directory or /dev/null */
-    PCTR_OP_READONLY = 39,        /* s1 path: bound over itself, read-only */
-    PCTR_OP_REMOUNT = 40,         /* s1 path, n1 MS_* flags of that mount alone */
-    PCTR_OP_PIVOT = 41,           /* the root becomes /, the old one is gone */
-    PCTR_OP_TTY = 42,             /* arg fd of a socket that takes the master, n1 rows, n2 columns */
-    PCTR_OP_ENTER = 43,           /* the root is the / of the joined mount namespace */
-    PCTR_OP_OPEN_TREE = 44,       /* s1 the host's file or directory, arg slot that holds a copy of it */
+    PCTR_OP_PROPAGATION = 30, /* n1 MS_PRIVATE or MS_SLAVE, recursively on / */
+    PCTR_OP_ROOT = 31,        /* s1 the host's directory that is the root from here on */
+    PCTR_OP_MOUNT = 32,       /* s1 target, s2 type, s3 data, n1 MS_* flags */
+    PCTR_OP_BIND = 33, /* arg slot of an opened tree, s1 target, n1 MS_* flags, n2 propagation */
+    PCTR_OP_MAKE_DIR = 34,  /* s1 directory beneath the root, made with parents, n1 mode */
+    PCTR_OP_MAKE_FILE = 35, /* s1 path, s2 data of `size` bytes, n1 mode, n2 uid << 32 | gid */
+    PCTR_OP_MAKE_LINK = 36, /* s1 path, s2 what it points at */
+    PCTR_OP_MAKE_NODE = 37, /* s1 path, n1 mode with type, n2 device number */
+    PCTR_OP_MASK = 38,      /* s1 path: hidden by an empty directory or /dev/null */
+    PCTR_OP_READONLY = 39,  /* s1 path: bound over itself, read-only */
+    PCTR_OP_REMOUNT = 40,   /* s1 path, n1 MS_* flags of that mount alone */
+    PCTR_OP_PIVOT = 41,     /* the root becomes /, the old one is gone */
+    PCTR_OP_TTY = 42,       /* arg fd of a socket that takes the master, n1 rows, n2 columns */
+    PCTR_OP_ENTER = 43,     /* the root is the / of the joined mount namespace */
+    PCTR_OP_OPEN_TREE = 44, /* s1 the host's file or directory, arg slot that holds a copy of it */
 
     /* The process. */
-    PCTR_OP_FD = 60,              /* arg fd becomes descriptor n1 of the program */
-    PCTR_OP_SETSID = 61,          /* new session; with a tty it is the controlling one, on 0 to 2 */
-    PCTR_OP_RLIMIT = 62,          /* arg resource, n1 soft, n2 hard */
-    PCTR_OP_UMASK = 63,           /* n1 mask */
-    PCTR_OP_BOUNDING = 64,        /* n1 capabilities that stay in the bounding set */
-    PCTR_OP_GROUPS = 65,          /* s1 array of `size` bytes of uint32_t */
-    PCTR_OP_IDS = 66,             /* n1 uid, n2 gid: real, effective and saved */
-    PCTR_OP_CHDIR = 67,           /* s1 path, which must lie beneath the root */
-    PCTR_OP_CAPS = 68,            /* n1 permitted and effective; the others become empty */
+    PCTR_OP_FD = 60,       /* arg fd becomes descriptor n1 of the program */
+    PCTR_OP_SETSID = 61,   /* new session; with a tty it is the controlling one, on 0 to 2 */
+    PCTR_OP_RLIMIT = 62,   /* arg resource, n1 soft, n2 hard */
+    PCTR_OP_UMASK = 63,    /* n1 mask */
+    PCTR_OP_BOUNDING = 64, /* n1 capabilities that stay in the bounding set */
+    PCTR_OP_GROUPS = 65,   /* s1 array of `size` bytes of uint32_t */
+    PCTR_OP_IDS = 66,      /* n1 uid, n2 gid: real, effective and saved */
+    PCTR_OP_CHDIR = 67,    /* s1 path, which must lie beneath the root */
+    PCTR_OP_CAPS = 68,     /* n1 permitted and effective; the others become empty */
     PCTR_OP_NO_NEW_PRIVS = 69,
-    PCTR_OP_SECCOMP = 70,         /* s1 array of `size` bytes of struct sock_filter */
-    PCTR_OP_LIFELINE = 71,        /* die with the supervisor; after IDS, which forgets it */
-    PCTR_OP_EXEC = 72,            /* s1 paths to try (arg of them); s2 argv (n1), s3 envp (n2) */
+    PCTR_OP_SECCOMP = 70,  /* s1 array of `size` bytes of struct sock_filter */
+    PCTR_OP_LIFELINE = 71, /* die with the supervisor; after IDS, which forgets it */
+    PCTR_OP_EXEC = 72,     /* s1 paths to try (arg of them); s2 argv (n1), s3 envp (n2) */
 };
 
 enum pctr_op_flag {
-    PCTR_OPF_OPTIONAL = 1,        /* a missing path (ENOENT, ENOTDIR) is success */
-    PCTR_OPF_NO_SYMLINKS = 2,     /* the target may not lead through any link */
-    PCTR_OPF_RECURSIVE = 4,       /* OPEN_TREE, BIND, READONLY: with the mounts below */
-    PCTR_OPF_CREATE = 8,          /* BIND, MOUNT: make the target where it is missing */
-    PCTR_OPF_IGNORE = 16,         /* any failure is success */
+    PCTR_OPF_OPTIONAL = 1,    /* a missing path (ENOENT, ENOTDIR) is success */
+    PCTR_OPF_NO_SYMLINKS = 2, /* the target may not lead through any link */
+    PCTR_OPF_RECURSIVE = 4,   /* OPEN_TREE, BIND, READONLY: with the mounts below */
+    PCTR_OPF_CREATE = 8,      /* BIND, MOUNT: make the target where it is missing */
+    PCTR_OPF_IGNORE = 16,     /* any failure is success */
 };
 
 enum pctr_record_kind {
@@ -149,10 +149,10 @@ enum pctr_record_kind {
 /* Where a failure happened when no operation is to blame (`stage` of a FAILED record holds an
  * operation's code otherwise). */
 enum pctr_stage {
-    PCTR_STAGE_REQUEST = 200,     /* a malformed request or plan */
+    PCTR_STAGE_REQUEST = 200, /* a malformed request or plan */
     PCTR_STAGE_CLONE = 201,
-    PCTR_STAGE_TARGET = 202,      /* the job to join is not there any more */
-    PCTR_STAGE_FORK = 203,        /* the program's own process, below the init process */
+    PCTR_STAGE_TARGET = 202, /* the job to join is not there any more */
+    PCTR_STAGE_FORK = 203,   /* the program's own process, below the init process */
     PCTR_STAGE_USERNS = 204,
     PCTR_STAGE_IDMAP = 205,
     PCTR_STAGE_LIFELINE = 206,
@@ -163,19 +163,19 @@ enum pctr_stage {
 struct pctr_record {
     uint32_t kind;
     uint32_t stage;
-    int32_t op;                   /* FAILED: index of the operation in its plan, or -1 */
-    int32_t error;                /* FAILED: errno */
+    int32_t op;    /* FAILED: index of the operation in its plan, or -1 */
+    int32_t error; /* FAILED: errno */
     int32_t pid;
-    int32_t status;               /* EXITED: as wait(2) gives it */
-    uint64_t started_ns;          /* CLOCK_MONOTONIC */
+    int32_t status;      /* EXITED: as wait(2) gives it */
+    uint64_t started_ns; /* CLOCK_MONOTONIC */
     uint64_t exited_ns;
     uint64_t user_us;
     uint64_t system_us;
-    uint64_t input_blocks;        /* of 512 bytes, getrusage(2) */
+    uint64_t input_blocks; /* of 512 bytes, getrusage(2) */
     uint64_t output_blocks;
-    uint32_t code;                /* FAILED: what the operation says beyond errno, or 0 */
+    uint32_t code; /* FAILED: what the operation says beyond errno, or 0 */
     uint32_t collected;
-    char detail[PCTR_DETAIL];     /* FAILED: the path or name concerned */
+    char detail[PCTR_DETAIL]; /* FAILED: the path or name concerned */
 };
 
 #endif

@@ -25,8 +25,7 @@ fail(struct pctr_record *record, enum pctr_stage stage, int error)
 static int
 enter_pidns(const struct pctr_spawn *spawn)
 {
-    return spawn->context.target < 0 ? 0
-                                     : pctr_result(setns(spawn->context.target, CLONE_NEWPID));
+    return spawn->context.target < 0 ? 0 : pctr_result(setns(spawn->context.target, CLONE_NEWPID));
 }
 
 static int

@@ -7,7 +7,7 @@
 struct pctr_spawn {
     const struct pctr_request *request;
     struct pctr_context context;
-    int own_pidns;                /* the supervisor's PID namespace, to come back to */
+    int own_pidns; /* the supervisor's PID namespace, to come back to */
 };
 
 /* Runs `prepare` and clones.  Returns the child's PID, or -errno with the record filled in. */

@@ -26,16 +26,17 @@ static _Alignas(16) char buffer[sizeof(struct pctr_request) + PCTR_MAX_INLINE];
 static struct {
     int epoll;
     int own_pidns;
-    bool leaving;                 /* the host is gone: no more requests */
-    char *final;                  /* cleanup plan of the supervisor itself; malloc'd */
+    int own_pidfd;
+    bool leaving; /* the host is gone: no more requests */
+    char *final;  /* cleanup plan of the supervisor itself; malloc'd */
     size_t final_size;
-    int held;                     /* the lock that says this supervisor is alive, or -1 */
-} state = {.epoll = -1, .own_pidns = -1, .held = -1};
+    int held; /* the lock that says this supervisor is alive, or -1 */
+} state = {.epoll = -1, .own_pidns = -1, .own_pidfd = -1, .held = -1};
 
 /* The bytes of a request's plans, wherever they are. */
 struct body {
     char *bytes;
-    size_t mapped;                /* how much to unmap, 0 for the buffer */
+    size_t mapped; /* how much to unmap, 0 for the buffer */
 };
 
 static int
@@ -128,8 +129,8 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct body *body)
     struct pctr_context *context = &spawn->context;
     int pair[2];
 
-    int error = keep_cleanup(&job->cleanup, &job->cleanup_size,
-                             body->bytes + request->plan_size, request->cleanup_size);
+    int error = keep_cleanup(&job->cleanup, &job->cleanup_size, body->bytes + request->plan_size,
+                             request->cleanup_size);
     if (error >= 0) {
         error = pctr_plan_open(&context->plan, body->bytes, request->plan_size, context->nfds);
     }
@@ -178,10 +179,8 @@ start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
     }
     struct pctr_job *job = pctr_job_new(request->job);
     if (job == NULL) {
-        struct pctr_record full = {.kind = PCTR_RECORD_FAILED,
-                                   .stage = PCTR_STAGE_REQUEST,
-                                   .op = -1,
-                                   .error = EAGAIN};
+        struct pctr_record full = {
+            .kind = PCTR_RECORD_FAILED, .stage = PCTR_STAGE_REQUEST, .op = -1, .error = EAGAIN};
         (void)pctr_send_fds(fds[0], &full, sizeof full, NULL, 0, MSG_DONTWAIT);
         return;
     }
@@ -196,13 +195,15 @@ start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
     int error = open_body(&body, request, got, fds, &given);
     if (error < 0) {
         fail(job, PCTR_STAGE_REQUEST, error);
-    } else {
+    }
+    else {
         struct pctr_spawn spawn = {.request = request, .own_pidns = state.own_pidns};
         spawn.context = (struct pctr_context){.fds = fds + first,
                                               .nfds = given - first,
                                               .root = -1,
                                               .target = -1,
                                               .cgroup = -1,
+                                              .supervisor = state.own_pidfd,
                                               .report = -1,
                                               .terminal = -1,
                                               .record = &job->record};
@@ -212,7 +213,8 @@ start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
     if (error < 0) {
         job->failed = true;
         pctr_job_ended(job);
-    } else if (watch_report(job) < 0) {
+    }
+    else if (watch_report(job) < 0) {
         (void)kill(job->pid, SIGKILL);
     }
 }
@@ -230,7 +232,8 @@ hello(const struct pctr_request *request, size_t got, int *fds, unsigned count)
         record.kind = PCTR_RECORD_FAILED;
         record.error = EPROTO;
         record.stage = PCTR_STAGE_REQUEST;
-    } else {
+    }
+    else {
         free(state.final);
         state.final = NULL;
         int error = keep_cleanup(&state.final, &state.final_size, buffer + sizeof *request,
@@ -332,7 +335,8 @@ reap(int signals)
         }
         if (job->cleaner == pid) {
             pctr_job_cleaned(job);
-        } else {
+        }
+        else {
             child_ended(job, status, &usage);
         }
     }
@@ -365,11 +369,14 @@ handle(uint64_t event, int signals)
 {
     if (event == EVENT_REQUEST) {
         take_request();
-    } else if (event == EVENT_HOST_GONE) {
+    }
+    else if (event == EVENT_HOST_GONE) {
         state.leaving = true;
-    } else if (event == EVENT_CHILD) {
+    }
+    else if (event == EVENT_CHILD) {
         reap(signals);
-    } else {
+    }
+    else {
         struct pctr_job *job = pctr_job_by_id(event);
         if (job != NULL && pctr_job_read_report(job)) {
             (void)epoll_ctl(state.epoll, EPOLL_CTL_DEL, job->report, NULL);
@@ -386,8 +393,9 @@ prepare(int *signals)
     sigaddset(&child, SIGCHLD);
     state.epoll = epoll_create1(EPOLL_CLOEXEC);
     state.own_pidns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+    state.own_pidfd = pctr_result(syscall(SYS_pidfd_open, getpid(), 0));
     *signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (state.epoll < 0 || *signals < 0) {
+    if (state.epoll < 0 || state.own_pidns < 0 || state.own_pidfd < 0 || *signals < 0) {
         return -errno;
     }
     int error = watch(PCTR_FD_HOST, EVENT_REQUEST);

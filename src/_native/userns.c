@@ -122,9 +122,8 @@ write_own_maps(const struct maps *maps)
     if (error >= 0) {
         error = pctr_write_file("/proc/self/gid_map", maps->gid_map, strlen(maps->gid_map));
     }
-    return error < 0
-               ? error
-               : pctr_write_file("/proc/self/uid_map", maps->uid_map, strlen(maps->uid_map));
+    return error < 0 ? error
+                     : pctr_write_file("/proc/self/uid_map", maps->uid_map, strlen(maps->uid_map));
 }
 
 static int

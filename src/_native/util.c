@@ -110,7 +110,8 @@ pctr_receive_fds(int sock, void *data, size_t size, int *fds, unsigned *count, i
             memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
             if (*count < room) {
                 fds[(*count)++] = fd;
-            } else {
+            }
+            else {
                 close(fd);
             }
         }
