@@ -1,6 +1,6 @@
 """The main job, to look at: a container on this machine's own root file system.
 
-    python examples/hello.py
+python examples/hello.py
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def say(text: str) -> None:
 
 def main() -> None:
     answer = pc.run("host", [sys.executable, "-c", "print(6*7)"], capture_output=True, text=True, check=True)
-    say(f"6*7, worked out in a container: {answer.stdout.strip()}  ({answer.usage.wall * 1e3:.0f} ms of Python)\n")
+    say(
+        f"6*7, worked out in a container: {answer.stdout.strip()}  ({answer.usage.wall * 1e3:.0f} ms of Python)\n"
+    )
 
     seen = pc.run(
         "host", [sys.executable, "-c", INSIDE], memory="256M", capture_output=True, text=True, check=True
@@ -57,9 +59,13 @@ def main() -> None:
         pc.run("host", ["/bin/true"], memory="64M")
         times.append(time.perf_counter() - began)
     peak = seen.usage.peak_memory
-    say(f"\nIt used {seen.usage.user_cpu + seen.usage.system_cpu:.3f} s of CPU"
-        + (f" and at most {peak / 2**20:.1f} MiB." if peak else "."))
-    say(f"100 containers one after another, start to exit: {statistics.median(times) * 1e3:.1f} ms each (median).")
+    say(
+        f"\nIt used {seen.usage.user_cpu + seen.usage.system_cpu:.3f} s of CPU"
+        + (f" and at most {peak / 2**20:.1f} MiB." if peak else ".")
+    )
+    say(
+        f"100 containers one after another, start to exit: {statistics.median(times) * 1e3:.1f} ms each (median)."
+    )
 
 
 def _own_capabilities() -> str:

@@ -115,7 +115,7 @@ _MODULES = {
     "tmpfs": "mounts",
 }
 
-__all__ = sorted(_MODULES)  # noqa: PLE0605  (the table is the list)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

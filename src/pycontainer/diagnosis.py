@@ -105,5 +105,7 @@ def _try_container() -> Check:
     except PycontainerError as error:
         return Check(name, False, str(error), "the checks above say what is missing")
     if result.returncode != 0:
-        return Check(name, False, f"`true` on the host image ended with {result.returncode}", "see the checks above")
+        return Check(
+            name, False, f"`true` on the host image ended with {result.returncode}", "see the checks above"
+        )
     return Check(name, True, f"`true` on the host image ran in {result.usage.wall * 1e3:.1f} ms")

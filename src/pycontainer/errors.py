@@ -213,9 +213,7 @@ class Timeout(PycontainerError, subprocess.TimeoutExpired):
     """Time ran out and everything the call started is dead; `result` holds what was captured."""
 
     def __init__(self, result: Completed, timeout: float) -> None:
-        subprocess.TimeoutExpired.__init__(
-            self, result.args, timeout, result.stdout, result.stderr
-        )
+        subprocess.TimeoutExpired.__init__(self, result.args, timeout, result.stdout, result.stderr)
         self.result = result
 
     def __reduce__(self) -> tuple[type[Timeout], tuple[Completed, float]]:

@@ -140,7 +140,8 @@ def identity(image: Image, user: str | None, session: Session) -> Identity:
     if not session.many_ids and (found.uid != 0 or found.gid != 0):
         raise CapabilityUnavailable(
             f"user={asked!r}: this user's namespace holds root alone",
-            remedy="install newuidmap (package uidmap) and give this user a range in /etc/subuid and /etc/subgid",
+            remedy="install newuidmap (package uidmap) and give this user a range in /etc/subuid "
+            "and /etc/subgid",
         )
     return found
 
@@ -152,6 +153,11 @@ def _account_files(lower: tuple[str, ...]) -> tuple[bytes, bytes]:
 
 def program(session: Session, options: Options, who: Identity, cwd: str) -> plan.Program:
     """The program's process, apart from its arguments."""
+    if options.userns == "host" and session.rootless:
+        raise CapabilityUnavailable(
+            'userns="host": an ordinary user mounts and maps ids only in a user namespace',
+            remedy='leave it at "auto", or run as root',
+        )
     capabilities = isolation.resolve_capabilities(
         options.cap_add, options.cap_drop, privileged=options.privileged, bounding=session.capabilities
     )
@@ -246,9 +252,7 @@ def _can_make_devices(program: plan.Program) -> bool:
 
 def _mount(mount: Bind | Tmpfs | Content) -> plan.Mount:
     if isinstance(mount, Bind):
-        return plan.BindMount(
-            mount.src, mount.dst, mount.flags, mount.propagation_flags, mount.recursive
-        )
+        return plan.BindMount(mount.src, mount.dst, mount.flags, mount.propagation_flags, mount.recursive)
     if isinstance(mount, Tmpfs):
         return plan.TmpfsMount(mount.dst, mount.flags, mount.data)
     return plan.FileMount(mount.dst, mount.data, mount.mode, mount.uid, mount.gid)
@@ -262,9 +266,7 @@ def _resolver(host: bool) -> tuple[plan.Mount, ...]:
         real = os.path.realpath(path)
         if not host or real.startswith("/run/"):
             target = real if host else path
-            found.append(
-                plan.BindMount(real, target, isolation.MS_RDONLY, recursive=False, missing_ok=True)
-            )
+            found.append(plan.BindMount(real, target, isolation.MS_RDONLY, recursive=False, missing_ok=True))
     return tuple(found)
 
 

@@ -13,7 +13,9 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from subprocess import DEVNULL, PIPE, STDOUT
+from subprocess import DEVNULL as DEVNULL
+from subprocess import PIPE as PIPE
+from subprocess import STDOUT as STDOUT
 from typing import Any
 
 from pycontainer import _sys

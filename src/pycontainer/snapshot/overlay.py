@@ -32,7 +32,9 @@ _FRESH = ("proc", "sys", "dev", "run")
 """Top-level directories that are the container's own: the host's hold its sockets and devices."""
 
 
-def layered_root(ops: Ops, lower: Sequence[str], upper: str, work: str, *, flags: int, userxattr: bool) -> None:
+def layered_root(
+    ops: Ops, lower: Sequence[str], upper: str, work: str, *, flags: int, userxattr: bool
+) -> None:
     """The layers `lower` (topmost first) with the writable layer `upper`, a directory on disk."""
     ops.mount(BASE, "overlay", flags, _options(lower, upper, work, userxattr=userxattr))
     ops.root(BASE)
@@ -130,9 +132,7 @@ def _assembled_root(ops: Ops, parts: Sequence[tuple[str, str, int]], *, flags: i
             # The upper directory is what the merged one looks like.
             ops.make_dir(f"upper/{name}", mode)
             ops.make_dir(f"work/{name}")
-            data = _options(
-                [f"/{name}"], f"{BASE}/upper/{name}", f"{BASE}/work/{name}", userxattr=userxattr
-            )
+            data = _options([f"/{name}"], f"{BASE}/upper/{name}", f"{BASE}/work/{name}", userxattr=userxattr)
             ops.mount(f"root/{name}", "overlay", flags, data)
     ops.open_tree(_SELF, f"{BASE}/root")
     ops.bind(_SELF, "root")
@@ -179,7 +179,9 @@ def _within(path: str, parents: tuple[str, ...]) -> bool:
 def _outermost(paths: tuple[str, ...]) -> tuple[str, ...]:
     """Those that lie in no other one: binding one takes along what is mounted in it."""
     return tuple(
-        path for path in sorted(paths) if not any(path != other and _within(path, (other,)) for other in paths)
+        path
+        for path in sorted(paths)
+        if not any(path != other and _within(path, (other,)) for other in paths)
     )
 
 

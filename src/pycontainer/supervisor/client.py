@@ -146,18 +146,14 @@ class Supervisor:
         number = next(self._jobs)
         body = plan + cleanup
         if len(body) <= _sys.MAX_INLINE:
-            message = self._message(
-                VERB["START"], number, target, flags, plan=plan, cleanup=cleanup
-            )
+            message = self._message(VERB["START"], number, target, flags, plan=plan, cleanup=cleanup)
             return Job(self, number, self._send(message + body, fds, channel=True))
         memory = os.memfd_create("pycontainer-plan", os.MFD_CLOEXEC)
         try:
             with open(memory, "wb", closefd=False) as file:
                 file.write(body)
             flags |= START["PLAN_IN_FD"]
-            message = self._message(
-                VERB["START"], number, target, flags, plan=plan, cleanup=cleanup
-            )
+            message = self._message(VERB["START"], number, target, flags, plan=plan, cleanup=cleanup)
             return Job(self, number, self._send(message, [*fds, memory], channel=True))
         finally:
             os.close(memory)
@@ -210,9 +206,7 @@ class Supervisor:
         plan: bytes = b"",
         cleanup: bytes = b"",
     ) -> bytes:
-        return _REQUEST.pack(
-            _sys.PROTOCOL_VERSION, verb, job, target, flags, signal, len(plan), len(cleanup)
-        )
+        return _REQUEST.pack(_sys.PROTOCOL_VERSION, verb, job, target, flags, signal, len(plan), len(cleanup))
 
     def _send(self, message: bytes, fds: Sequence[int] = (), *, channel: bool) -> int:
         while True:

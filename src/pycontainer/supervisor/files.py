@@ -76,4 +76,6 @@ def _layer_error(record: Record, directory: str, rootless: bool) -> PycontainerE
 def _check_ended(record: Record, what: str) -> None:
     """A child that was killed has done part of its work."""
     if record.status != 0:
-        raise LaunchError(f"{what}: the supervisor's child ended with {os.waitstatus_to_exitcode(record.status)}")
+        raise LaunchError(
+            f"{what}: the supervisor's child ended with {os.waitstatus_to_exitcode(record.status)}"
+        )
