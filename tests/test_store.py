@@ -92,9 +92,11 @@ def test_no_place_for_a_store(tmp_path: Path) -> None:
 
 
 def test_container_directories_are_removed_when_nobody_holds_them(store: Store) -> None:
-    alive, dead = store.new_container_dir(), store.new_container_dir()
-    (Path(dead.upper) / "file").touch()
-    dead.close()
+    alive = store.new_container_dir()
+    for _ in range(30):
+        dead = store.new_container_dir()
+        (Path(dead.upper) / "file").touch()
+        dead.close()
     store.recover()
     assert os.listdir(os.path.join(store.path, "containers")) == [alive.id]
     assert os.path.isdir(alive.upper) and os.path.isdir(alive.work)
