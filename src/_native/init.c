@@ -125,13 +125,26 @@ finish(struct pctr_spawn *spawn, int status, uint64_t started)
     _exit(0);
 }
 
+uintptr_t
+pctr_carrier_key(void)
+{
+    static uintptr_t key;
+
+    while (key == 0 && syscall(SYS_getrandom, &key, sizeof key, 0) != sizeof key) {
+        key = 0;
+    }
+    return key & ~(uintptr_t)0xff;
+}
+
 static void
 forward(pid_t program, const siginfo_t *info, int *killing)
 {
     int signal = info->si_signo;
 
-    if (signal == PCTR_CARRIER_SIGNAL && info->si_code == SI_QUEUE && info->si_pid == 0) {
-        signal = info->si_value.sival_int;
+    uintptr_t value = (uintptr_t)info->si_value.sival_ptr;
+    if (signal == PCTR_CARRIER_SIGNAL && info->si_code == SI_QUEUE &&
+        (value & ~(uintptr_t)0xff) == pctr_carrier_key()) {
+        signal = (int)(value & 0xff);
         if (signal == SIGKILL) {
             *killing = 1;
             return;

@@ -180,11 +180,54 @@ pctr_job_cleaned(struct pctr_job *job)
     finish(job);
 }
 
+/* How long a reaper may take to end its tree; a process in its container can stop it, or hold
+ * a child of its back by tracing it. */
+#define REAPER_NS 3000000000u
+
+static bool hurrying;
+
 int
-pctr_job_signal(const struct pctr_job *job, int signal)
+pctr_job_hurry(void)
+{
+    int wait = -1;
+
+    if (!hurrying) {
+        return wait;
+    }
+    uint64_t now = pctr_now_ns();
+    for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
+        if (job->pid == 0 || job->kill_ns == 0) {
+            continue;
+        }
+        if (job->kill_ns <= now) {
+            job->kill_ns = 0;
+            (void)kill(job->pid, SIGKILL);
+            continue;
+        }
+        int left = (int)((job->kill_ns - now) / 1000000u) + 1;
+        wait = wait < 0 || left < wait ? left : wait;
+    }
+    hurrying = wait >= 0;
+    return wait;
+}
+
+/* A process inside can send this signal too, with any sender's number in it, but not the key. */
+static int
+carry(const struct pctr_job *job, int signal)
 {
     siginfo_t info;
 
+    memset(&info, 0, sizeof info);
+    info.si_code = SI_QUEUE;
+    info.si_value.sival_ptr = (void *)(pctr_carrier_key() | (uintptr_t)signal);
+    int result = pctr_result(syscall(SYS_rt_sigqueueinfo, job->pid, PCTR_CARRIER_SIGNAL, &info));
+    /* EAGAIN: its user's queue is full, which anybody inside can bring about. */
+    return result == -EAGAIN ? pctr_result(kill(job->pid, signal)) : result;
+}
+
+int
+pctr_job_signal(struct pctr_job *job, int signal)
+{
     if (job->pid == 0) {
         return -ESRCH;
     }
@@ -194,8 +237,11 @@ pctr_job_signal(const struct pctr_job *job, int signal)
     if (!carried) {
         return pctr_result(kill(job->pid, signal));
     }
-    memset(&info, 0, sizeof info);
-    info.si_code = SI_QUEUE;
-    info.si_value.sival_int = signal;
-    return pctr_result(syscall(SYS_rt_sigqueueinfo, job->pid, PCTR_CARRIER_SIGNAL, &info));
+    int result = carry(job, signal);
+    if (signal == SIGKILL && job->kill_ns == 0) {
+        (void)kill(job->pid, SIGCONT);
+        job->kill_ns = pctr_now_ns() + REAPER_NS;
+        hurrying = true;
+    }
+    return result;
 }

@@ -12,12 +12,13 @@ struct pctr_job {
     pid_t pid;     /* the child, not yet reaped; 0 once it is */
     pid_t cleaner; /* the child that removes what it left, or 0 */
     uint32_t flags;
-    int channel;   /* records go out here */
-    int report;    /* records of the child come in here */
-    int held;      /* a lock of the client's, or -1 */
-    bool failed;   /* `record` says why, and is final */
-    bool reported; /* the init process has said how its program ended */
-    char *cleanup; /* plan to run after the exit; malloc'd */
+    int channel;      /* records go out here */
+    int report;       /* records of the child come in here */
+    int held;         /* a lock of the client's, or -1 */
+    bool failed;      /* `record` says why, and is final */
+    uint64_t kill_ns; /* when a reaper that still lives is killed itself, or 0 */
+    bool reported;    /* the init process has said how its program ended */
+    char *cleanup;    /* plan to run after the exit; malloc'd */
     size_t cleanup_size;
     struct pctr_record record;
 };
@@ -37,6 +38,9 @@ bool pctr_job_read_report(struct pctr_job *job);
 void pctr_job_ended(struct pctr_job *job);
 void pctr_job_cleaned(struct pctr_job *job);
 /* Delivers a signal as the client means it; SIGKILL ends all that the job started. */
-int pctr_job_signal(const struct pctr_job *job, int signal);
+int pctr_job_signal(struct pctr_job *job, int signal);
+/* Kills the reapers that did not end their tree in time: something in the container stopped them.
+ * Milliseconds until the next one's time, -1 for none. */
+int pctr_job_hurry(void);
 
 #endif

@@ -2,6 +2,7 @@
 #include "supervisor.h"
 
 #include "cleanup.h"
+#include "init.h"
 #include "job.h"
 #include "spawn.h"
 #include "userns.h"
@@ -275,7 +276,7 @@ take_request(void)
             start(request, (size_t)got, fds, &count);
             break;
         case PCTR_VERB_SIGNAL: {
-            const struct pctr_job *job = pctr_job_by_id(request->job);
+            struct pctr_job *job = pctr_job_by_id(request->job);
             if (job != NULL) {
                 /* ESRCH: it ended meanwhile, and the record of that is on its way. */
                 (void)pctr_job_signal(job, request->signal);
@@ -389,6 +390,7 @@ prepare(int *signals)
 {
     sigset_t child;
 
+    (void)pctr_carrier_key();
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     state.epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -416,7 +418,7 @@ pctr_supervisor_run(void)
         return 1;
     }
     while (!state.leaving || pctr_job_next(NULL) != NULL) {
-        int count = epoll_wait(state.epoll, events, 16, -1);
+        int count = epoll_wait(state.epoll, events, 16, pctr_job_hurry());
         for (int i = 0; i < count; i++) {
             if (!state.leaving || events[i].data.u64 == EVENT_CHILD) {
                 handle(events[i].data.u64, signals);
