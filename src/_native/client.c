@@ -165,15 +165,15 @@ pctr_client_start(int program, int *memory)
 
 int
 pctr_client_request(int sock, const void *data, size_t size, const int *fds, unsigned count,
-                    int channel)
+                    int *channel)
 {
     int pair[2] = {-1, -1}, all[PCTR_MAX_FDS];
-    unsigned extra = channel ? 1 : 0;
+    unsigned extra = channel != NULL ? 1 : 0;
 
     if (count + extra > PCTR_MAX_FDS) {
         return -EMFILE;
     }
-    if (channel && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+    if (channel != NULL && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         return -errno;
     }
     PCTR_AUTO_FD ours = pair[0], theirs = pair[1];
@@ -182,16 +182,16 @@ pctr_client_request(int sock, const void *data, size_t size, const int *fds, uns
         all[i + extra] = fds[i];
     }
     int error = pctr_send_fds(sock, data, size, all, count + extra, 0);
-    if (error < 0) {
-        return error;
+    if (error >= 0 && channel != NULL) {
+        *channel = pctr_steal_fd(&ours);
     }
-    return channel ? pctr_steal_fd(&ours) : 0;
+    return error;
 }
 
 long
-pctr_client_receive(int sock, void *data, size_t size, int *fds, unsigned *count)
+pctr_client_receive(int sock, void *data, size_t size, int *fds, unsigned *count, int peek)
 {
-    return pctr_receive_fds(sock, data, size, fds, count, MSG_DONTWAIT);
+    return pctr_receive_fds(sock, data, size, fds, count, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
 }
 
 int

@@ -10,15 +10,16 @@
  * Returns the host's end of the main socket, or -errno; *memory says whether the copy was used. */
 int pctr_client_start(int program, int *memory);
 
-/* Sends one request with descriptors.  With `channel`, a socket pair is made, one end of which
- * goes along as the first descriptor; the other end is returned.  Without, returns 0.
- * Returns -errno on failure.  Blocks only while the supervisor's queue is full. */
+/* Sends one request with descriptors.  With `channel` (or NULL), a socket pair is made, one end
+ * of which goes along as the first descriptor; *channel becomes the other end, and stays as it
+ * was on failure.  Returns 0 or -errno.  Blocks only while the supervisor's queue is full. */
 int pctr_client_request(int sock, const void *data, size_t size, const int *fds, unsigned count,
-                        int channel);
+                        int *channel);
 
 /* Receives one message without waiting.  Returns its length (0 at end of file) or -errno;
- * *count is the room in `fds`, then how many descriptors came. */
-long pctr_client_receive(int sock, void *data, size_t size, int *fds, unsigned *count);
+ * *count is the room in `fds`, then how many descriptors came.  With `peek` the message stays
+ * the next one to come. */
+long pctr_client_receive(int sock, void *data, size_t size, int *fds, unsigned *count, int peek);
 
 /* openat2(2), close-on-exec.  Returns a descriptor or -errno. */
 int pctr_client_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);

@@ -52,9 +52,34 @@ def start_supervisor() -> tuple[int, bool]:
         os.close(program)
 
 
-def request(sock: int, message: bytes, fds: Sequence[int] = (), *, channel: bool = True) -> int:
-    """Send one request; gives the descriptor on which its records arrive (0 without a channel)."""
-    return _checked(lib.pctr_client_request(sock, message, len(message), fds, len(fds), channel))
+class Descriptor:
+    """A place for a descriptor, where C itself puts it.
+
+    A signal's handler may raise (Ctrl-C) right after a call into C: a number that was only
+    returned would be lost then, with what it stands for.
+    """
+
+    __slots__ = ("_cell",)
+
+    def __init__(self) -> None:
+        self._cell = ffi.new("int *", -1)
+
+    @property
+    def fd(self) -> int:
+        """-1 before and after."""
+        return int(self._cell[0])
+
+    def close(self) -> None:
+        """Twice does no harm."""
+        fd, self._cell[0] = self._cell[0], -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def request(sock: int, message: bytes, fds: Sequence[int], channel: Descriptor | None) -> None:
+    """Send one request; `channel` becomes the descriptor on which its records arrive."""
+    cell = ffi.NULL if channel is None else channel._cell
+    _checked(lib.pctr_client_request(sock, message, len(message), fds, len(fds), cell))
 
 
 @attrs.frozen
@@ -78,14 +103,15 @@ class Record:
     collected: tuple[bytes | None, ...]
 
 
-def receive(sock: int) -> Record | None:
+def receive(sock: int, *, peek: bool = False) -> Record | None:
     """The next record of a channel, without waiting; None at its end.
 
+    With `peek` it stays there, so that nothing is lost when a signal's handler raises meanwhile.
     Raises `BlockingIOError` when there is none yet.
     """
     buffer = ffi.new("char[]", lib.PCTR_MAX_RECORD)
     count = ffi.new("unsigned *")
-    size = _checked(lib.pctr_client_receive(sock, buffer, lib.PCTR_MAX_RECORD, ffi.NULL, count))
+    size = _checked(lib.pctr_client_receive(sock, buffer, lib.PCTR_MAX_RECORD, ffi.NULL, count, peek))
     if size == 0:
         return None
     if size < RECORD_SIZE:
@@ -130,7 +156,7 @@ def receive_fd(sock: int) -> int | None:
     fds = ffi.new("int[1]")
     count = ffi.new("unsigned *", 1)
     buffer = ffi.new("char[8]")
-    size = _checked(lib.pctr_client_receive(sock, buffer, 8, fds, count))
+    size = _checked(lib.pctr_client_receive(sock, buffer, 8, fds, count, False))
     if size == 0 or count[0] == 0:
         return None
     return int(fds[0])

@@ -95,15 +95,15 @@ class Container:
             if self._execution is not None or self._removed:
                 raise InvalidState(f"start: container {self.id[:12]} was {self.status} already")
             self._begin()
-        assert self._watch is not None
+        assert self._watch is not None and self._output is not None and self._execution is not None
         try:
             self._watch.started(None)
+            self.started_at = _now()
+            self._output.drain()
+            self._execution.job.keep()
         except BaseException:
             self.remove(force=True)
             raise
-        self.started_at = _now()
-        assert self._output is not None
-        self._output.drain()
         return self
 
     def wait(self, timeout: float | None = None) -> Completed:

@@ -52,6 +52,7 @@ class Process:
             if begun.streams.console is not None:
                 self._wait_for_terminal()
             self._open_files(begun.streams, bufsize)
+            begun.job.keep()
         except BaseException:
             execution.kill_quietly(begun.job)
             begun.streams.close()

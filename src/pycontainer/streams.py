@@ -13,6 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from subprocess import DEVNULL as DEVNULL
 from subprocess import PIPE as PIPE
 from subprocess import STDOUT as STDOUT
@@ -75,24 +76,28 @@ class Streams:
 
     def close_child(self) -> None:
         """Closes the program's ends here, so that its exit is an end of file for us."""
-        for fd in self._owned:
-            os.close(fd)
-        self._owned.clear()
+        while self._owned:
+            os.close(self._owned.pop())
 
     def close(self) -> None:
         """Closes our ends."""
         self.close_stdin()
-        for fd in self.readers:
-            os.close(fd)
-        self.readers.clear()
+        while self.readers:
+            os.close(self.readers.popitem()[0])
         if self.console is not None:
             self.console.close()
             self.console = None
 
+    def __del__(self) -> None:
+        """After an exception out of a signal's handler, which may come anywhere, `__init__` too."""
+        with suppress(AttributeError):
+            self.close_child()
+            self.close()
+
     def close_stdin(self) -> None:
-        if self.stdin is not None and self.stdin != self.master:
-            os.close(self.stdin)
-        self.stdin = None
+        fd, self.stdin = self.stdin, None
+        if fd is not None and fd != self.master:
+            os.close(fd)
 
     def drop(self, fd: int) -> None:
         """An output is at its end."""

@@ -6,6 +6,7 @@ a directory without its lock file has to be explained.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 
@@ -70,11 +71,21 @@ class ContainerDir:
         os.close(self._lock.detach())
 
     def remove(self) -> None:
-        """Removes a directory in which nothing ever ran. Raises StoreError."""
+        """Removes a directory in which nothing ever ran. Raises StoreError.
+
+        Where a start was broken off the supervisor may have it already, which removes it then.
+        """
         with store_errors("removing", self.path):
-            for path in (self.upper, self.work, self.path):
-                os.rmdir(path)
-        self.close()
+            for path in (self.work, self.upper, self.path):
+                try:
+                    os.rmdir(path)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+                        raise
+                    break
+        self.hand_over()
 
     def close(self) -> None:
         """Gives the lock up, also where the supervisor has a copy of `fd`; twice does no harm."""

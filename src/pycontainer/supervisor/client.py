@@ -14,6 +14,7 @@ import select
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycontainer import _sys
@@ -30,6 +31,7 @@ RECORD = _sys.constants("pctr_record_kind", "PCTR_RECORD_")
 _REQUEST = struct.Struct("=IIQQIiII")
 _CAP_SYS_ADMIN = 1 << 21
 _FIRST_JOB = 16
+_SIGKILL = 9
 _HELLO_SECONDS = 10.0
 
 if _REQUEST.size != _sys.REQUEST_SIZE:
@@ -40,20 +42,56 @@ class Job:
     """One thing the supervisor does for us; its records arrive on `channel`.
 
     Whoever waits polls `channel` for reading and then calls `take`. The job owns the channel and
-    closes it at the final record.
+    closes it at the final record. Until somebody calls `keep`, the job ends with this object: an
+    exception out of a signal's handler, wherever it comes, leaves nobody else to end it.
     """
 
-    __slots__ = ("_lock", "channel", "final", "id", "lost", "started", "supervisor")
+    __slots__ = ("_channel", "_kept", "_lock", "_pid", "final", "id", "lost", "started", "supervisor")
 
-    def __init__(self, supervisor: Supervisor, job: int, channel: int) -> None:
+    def __init__(self, supervisor: Supervisor, job: int) -> None:
+        self._channel = _sys.Descriptor()
+        self._kept = False
+        self._pid = os.getpid()
         self.supervisor = supervisor
         self.id = job
-        self.channel = channel
         self.started: Record | None = None
         self.final: Record | None = None
         self.lost = False
         """The supervisor died before it said how the job ended."""
         self._lock = threading.Lock()
+
+    @property
+    def channel(self) -> int:
+        """-1 after the final record."""
+        return self._channel.fd
+
+    def send(self, message: bytes, fds: Sequence[int]) -> Job:
+        """Ask for it."""
+        try:
+            self.supervisor.send(message, fds, self._channel)
+        except BaseException:
+            self.abandon()
+            raise
+        return self
+
+    def keep(self) -> None:
+        """From here on somebody has this job in hand, who ends it."""
+        self._kept = True
+
+    def abandon(self) -> None:
+        """End it, without waiting for that; its records go nowhere."""
+        if self.channel < 0:
+            return
+        if self.final is None and self._pid == os.getpid():
+            with suppress(SupervisorError):
+                self.signal(_SIGKILL)
+        self._channel.close()
+
+    def __del__(self) -> None:
+        # The exception may have come in the midst of `__init__`.
+        with suppress(AttributeError):
+            if not self._kept:
+                self.abandon()
 
     def take(self) -> Record | None:
         """Takes in what has arrived; gives the final record (EXITED or FAILED) once it is there.
@@ -65,30 +103,26 @@ class Job:
                 if self.channel < 0:
                     raise self._lost()
                 try:
-                    record = _sys.receive(self.channel)
+                    record = _sys.receive(self.channel, peek=True)
                 except BlockingIOError:
                     return None
                 except ConnectionResetError:
                     record = None
                 if record is None:
-                    self._close()
+                    self._channel.close()
                     raise self._lost()
                 if record.kind == RECORD["STARTED"]:
                     self.started = record
+                    _sys.receive(self.channel)
                     return None
                 self.final = record
-                self._close()
+                self._channel.close()
             return self.final
 
     def signal(self, number: int) -> None:
         """Deliver a signal; one to a job that has ended goes nowhere."""
         if self.final is None and not self.lost:
             self.supervisor.signal(self.id, number)
-
-    def _close(self) -> None:
-        if self.channel >= 0:
-            os.close(self.channel)
-            self.channel = -1
 
     def _lost(self) -> SupervisorError:
         self.lost = True
@@ -147,14 +181,14 @@ class Supervisor:
         body = plan + cleanup
         if len(body) <= _sys.MAX_INLINE:
             message = self._message(VERB["START"], number, target, flags, plan=plan, cleanup=cleanup)
-            return Job(self, number, self._send(message + body, fds, channel=True))
+            return Job(self, number).send(message + body, fds)
         memory = os.memfd_create("pycontainer-plan", os.MFD_CLOEXEC)
         try:
             with open(memory, "wb", closefd=False) as file:
                 file.write(body)
             flags |= START["PLAN_IN_FD"]
             message = self._message(VERB["START"], number, target, flags, plan=plan, cleanup=cleanup)
-            return Job(self, number, self._send(message, [*fds, memory], channel=True))
+            return Job(self, number).send(message, [*fds, memory])
         finally:
             os.close(memory)
 
@@ -166,7 +200,7 @@ class Supervisor:
         return record
 
     def signal(self, job: int, number: int) -> None:
-        self._send(self._message(VERB["SIGNAL"], job, signal=number), channel=False)
+        self.send(self._message(VERB["SIGNAL"], job, signal=number))
 
     def died(self) -> None:
         """Called by whoever finds out: hangs up, and has its leavings removed, once."""
@@ -208,10 +242,13 @@ class Supervisor:
     ) -> bytes:
         return _REQUEST.pack(_sys.PROTOCOL_VERSION, verb, job, target, flags, signal, len(plan), len(cleanup))
 
-    def _send(self, message: bytes, fds: Sequence[int] = (), *, channel: bool) -> int:
+    def send(
+        self, message: bytes, fds: Sequence[int] = (), channel: _sys.Descriptor | None = None
+    ) -> None:
+        """One request; what the supervisor has to say about it arrives on `channel`."""
         while True:
             try:
-                return _sys.request(self._sock, message, fds, channel=channel)
+                return _sys.request(self._sock, message, fds, channel)
             except InterruptedError:
                 continue
             except OSError as error:
@@ -222,15 +259,16 @@ class Supervisor:
 
     def _converse(self, message: bytes, fds: Sequence[int] = ()) -> Record | None:
         """Sends a request and gives the one record that answers it, None for a closed channel."""
-        channel = self._send(message, fds, channel=True)
+        channel = _sys.Descriptor()
         try:
+            self.send(message, fds, channel)
             poll = select.poll()
-            poll.register(channel, select.POLLIN)
+            poll.register(channel.fd, select.POLLIN)
             if not poll.poll(_HELLO_SECONDS * 1000):
                 raise SupervisorError("waiting for the supervisor", errno=errno.ETIMEDOUT)
-            return _sys.receive(channel)
+            return _sys.receive(channel.fd)
         finally:
-            os.close(channel)
+            channel.close()
 
 
 def _can_mount() -> bool:
