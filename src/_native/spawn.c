@@ -35,9 +35,10 @@ leave_pidns(const struct pctr_spawn *spawn)
 }
 
 static long
-clone_child(const struct pctr_spawn *spawn)
+clone_child(const struct pctr_spawn *spawn, uint64_t flags)
 {
-    struct clone_args args = {.exit_signal = SIGCHLD};
+    /* With CLONE_PARENT the signal is the caller's own, and must not be named. */
+    struct clone_args args = {.flags = flags, .exit_signal = flags & CLONE_PARENT ? 0 : SIGCHLD};
 
     if (spawn->request->flags & PCTR_START_NEW_PIDNS) {
         args.flags |= CLONE_NEWPID;
@@ -47,6 +48,33 @@ clone_child(const struct pctr_spawn *spawn)
         args.cgroup = (uint64_t)spawn->context.cgroup;
     }
     return syscall(SYS_clone3, &args, sizeof args);
+}
+
+/* In a user namespace the supervisor could enter the container's PID namespace, but not come
+ * back to its own, which belongs to the host: a child of a moment enters it instead, and what
+ * that one clones is the supervisor's child all the same. */
+static long
+clone_by_another(struct pctr_spawn *spawn)
+{
+    static volatile long result; /* shared with the vforked child */
+
+    result = -ECANCELED;
+    pid_t other = vfork();
+    if (other == 0) {
+        int error = enter_pidns(spawn);
+        if (error < 0) {
+            result = error;
+            _exit(0);
+        }
+        long pid = clone_child(spawn, CLONE_PARENT);
+        if (pid == 0) {
+            pctr_child(spawn);
+        }
+        result = pid < 0 ? -errno : pid;
+        _exit(0);
+    }
+    /* Reaped with all others, as an unknown child. */
+    return other < 0 ? -errno : result;
 }
 
 pid_t
@@ -59,11 +87,15 @@ pctr_spawn(struct pctr_spawn *spawn)
     if (error < 0) {
         return error;
     }
+    if (leave_pidns(spawn) == -EPERM) {
+        long other = clone_by_another(spawn);
+        return other < 0 ? fail(record, PCTR_STAGE_CLONE, (int)other) : (pid_t)other;
+    }
     error = enter_pidns(spawn);
     if (error < 0) {
         return fail(record, PCTR_STAGE_TARGET, error);
     }
-    long pid = clone_child(spawn);
+    long pid = clone_child(spawn, 0);
     if (pid == 0) {
         pctr_child(spawn);
     }
