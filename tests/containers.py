@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 import leaks
 import pycontainer as pc
+from pycontainer import session
 
 SECONDS = 60.0
 """No test waits longer for a container."""
@@ -23,9 +24,21 @@ ROOT = os.getuid() == 0
 as_root = pytest.mark.skipif(not ROOT, reason="tests what only root has")
 """The whole file runs again as an ordinary user, see test_as_ordinary_user.py; this one does not."""
 
-nothing_left = functools.partial(leaks.unchanged, ignore=("keys",))
-"""`with nothing_left():` is `leaks.unchanged` but for keys, of which the whole machine's users count:
-the kernel collects them when it likes, and neighbours make some."""
+
+@contextlib.contextmanager
+def nothing_left(*, ignore: tuple[str, ...] = ()) -> Iterator[None]:
+    """`leaks.unchanged` for a machine with neighbours: of the control groups this process's own count,
+    and of the keys none, since the kernel collects everybody's when it likes."""
+    before = _own_groups()
+    with leaks.unchanged(ignore=("keys", "cgroups", *ignore)):
+        yield
+        until(lambda: _own_groups() == before, "the control groups are as before")
+
+
+def _own_groups() -> list[str]:
+    owned = session.current().cgroups.directories
+    return sorted(entry.path for path in owned for entry in os.scandir(path) if entry.is_dir())
+
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 """This very interpreter, which the host image has, without the time that `site` takes."""

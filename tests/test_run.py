@@ -465,7 +465,7 @@ def test_sixteen_threads_at_once() -> None:
                 done = container.exec(["sh", "-c", f"cat; echo {word}"], input=b"in ", capture_output=True)
                 assert done.stdout == f"in {word}\n".encode()
 
-        with nothing_left(ignore=("keys", "threads")), ThreadPoolExecutor(16) as pool:
+        with nothing_left(ignore=("threads",)), ThreadPoolExecutor(16) as pool:
             list(pool.map(work, range(16)))
 
 
@@ -506,6 +506,21 @@ def test_an_interrupt_leaves_nothing_behind() -> None:
             pc.run("host", ["sleep", seconds])
         thread.join()
     assert with_argument(seconds) == []
+
+
+def test_the_hosts_files_do_not_change_hands(tmp_path: Path) -> None:
+    """Streams of a user that is not root become its own where they are pipes, and only there."""
+    before = os.stat("/dev/null")
+    with (tmp_path / "out").open("wb") as file:
+        pc.run("host", ["echo", "x"], user="1234:1234", stdout=file, stderr=pc.DEVNULL, check=True)
+    assert (tmp_path / "out").stat().st_uid == os.getuid()
+    assert (os.stat("/dev/null").st_uid, os.stat("/dev/null").st_mode) == (before.st_uid, before.st_mode)
+    assert os.stat("/dev/null").st_ctime_ns == before.st_ctime_ns
+
+
+def test_public_names_stay_when_modules_of_the_same_name_are_loaded() -> None:
+    assert pc.Image.host()
+    assert callable(pc.content)
 
 
 def test_rootlessness_is_what_it_should_be() -> None:

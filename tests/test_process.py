@@ -1,0 +1,229 @@
+"""`Container.popen`: a program in a running container, in the shape of `subprocess.Popen`."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import pycontainer as pc
+from containers import nothing_left, sleeper, unique_seconds, until, with_argument
+
+PIPE = subprocess.PIPE
+
+
+@pytest.fixture(scope="module")
+def container() -> Iterator[pc.Container]:
+    with sleeper() as found:
+        yield found
+
+
+def test_shape_of_popen(container: pc.Container) -> None:
+    with container.popen(["cat"], stdin=PIPE, stdout=PIPE) as process:
+        assert process.args == ["cat"]
+        assert process.returncode is None
+        assert process.poll() is None
+        assert process.stderr is None
+        assert isinstance(process.pid, int)
+        assert "running" in repr(process)
+        process.stdin.write(b"hello")
+        process.stdin.close()
+        assert process.stdout.read() == b"hello"
+    assert process.returncode == 0
+    assert process.wait() == process.poll() == 0
+    assert "returncode=0" in repr(process)
+
+
+def test_lines_come_while_the_program_runs(container: pc.Container) -> None:
+    script = "echo first; read x; echo second"
+    with container.popen(["sh", "-c", script], stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
+        lines = iter(process)
+        assert next(lines) == "first\n"
+        assert process.poll() is None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert list(lines) == ["second\n"]
+    assert process.returncode == 0
+
+
+def test_a_conversation_half_by_half(container: pc.Container) -> None:
+    with container.popen(["sort"], stdin=PIPE, stdout=PIPE) as process:
+        process.stdin.write(b"b\na\n")
+        process.stdin.close()
+        assert process.stdout.readlines() == [b"a\n", b"b\n"]
+
+
+def test_communicate_with_much_in_both_directions(container: pc.Container) -> None:
+    data = bytes(range(256)) * 40_000
+    process = container.popen(["sh", "-c", "tee /dev/stderr"], stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    stdout, stderr = process.communicate(data, timeout=60)
+    assert stdout == data
+    assert stderr == data
+    assert process.returncode == 0
+
+
+def test_communicate_after_reading_a_part(container: pc.Container) -> None:
+    process = container.popen(["printf", "one\\ntwo\\nthree\\n"], stdout=PIPE)
+    assert process.stdout.readline() == b"one\n"
+    assert process.communicate(timeout=60) == (b"two\nthree\n", b"")
+
+
+def test_communicate_in_text(container: pc.Container) -> None:
+    process = container.popen(["sh", "-c", "cat; printf 'a\\r\\nb'"], stdin=PIPE, stdout=PIPE, text=True)
+    assert process.communicate("é\n", timeout=60) == ("é\na\nb", "")
+
+
+def test_communicate_without_pipes(container: pc.Container) -> None:
+    process = container.popen(["true"])
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 0
+
+
+def test_input_needs_a_pipe(container: pc.Container) -> None:
+    with container.popen(["true"]) as process, pytest.raises(pc.InvalidState, match="stdin"):
+        process.communicate(b"x")
+
+
+def test_communicate_times_out_with_what_was_there(container: pc.Container) -> None:
+    seconds = unique_seconds()
+    with nothing_left():
+        process = container.popen(["sh", "-c", f"echo early; setsid -f sleep {seconds}; sleep {seconds}"],
+                                  stdout=PIPE, text=True)  # fmt: skip
+        with pytest.raises(pc.Timeout) as caught:
+            process.communicate(timeout=0.7)
+        del process
+    assert caught.value.stdout == "early\n"
+    assert isinstance(caught.value, subprocess.TimeoutExpired)
+    assert with_argument(seconds) == []
+
+
+def test_wait_times_out_and_kills_the_whole_tree(container: pc.Container) -> None:
+    seconds = unique_seconds()
+    process = container.popen(["sh", "-c", f"setsid -f sleep {seconds}; sleep {seconds}"])
+    with pytest.raises(pc.Timeout):
+        process.wait(timeout=0.5)
+    assert process.returncode == -signal.SIGKILL
+    assert with_argument(seconds) == []
+    assert container.status == "running"
+
+
+def test_signals(container: pc.Container) -> None:
+    script = "trap 'echo usr1; exit 5' USR1; echo ready; while :; do sleep 0.01; done"
+    with container.popen(["sh", "-c", script], stdout=PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal("USR1")
+        assert process.stdout.read() == b"usr1\n"
+    assert process.returncode == 5
+
+
+def test_terminate_and_kill(container: pc.Container) -> None:
+    process = container.popen(["sleep", "1000"])
+    process.terminate()
+    assert process.wait(60) == -signal.SIGTERM
+    process = container.popen(["sleep", "1000"])
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+
+
+def test_a_signal_to_the_dead_is_nothing(container: pc.Container) -> None:
+    process = container.popen(["true"])
+    process.wait(60)
+    process.terminate()
+    process.kill()
+    process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+
+
+def test_a_stopped_program_goes_on(container: pc.Container) -> None:
+    with container.popen(["cat"], stdin=PIPE, stdout=PIPE, bufsize=0) as process:
+        process.send_signal(signal.SIGSTOP)
+        process.stdin.write(b"x")
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.read(1) == b"x"
+        process.stdin.close()
+
+
+def test_leaving_the_context_closes_and_waits(container: pc.Container) -> None:
+    with nothing_left():
+        with container.popen(["sh", "-c", "cat >/dev/null; exit 6"], stdin=PIPE, stdout=PIPE) as process:
+            pass
+        assert process.returncode == 6
+        assert process.stdin.closed
+        assert process.stdout.closed
+
+
+def test_leaving_the_context_by_an_error_does_not_hang(container: pc.Container) -> None:
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError), container.popen(["sleep", "1000"], stdout=PIPE):
+        raise ZeroDivisionError
+    assert time.monotonic() - began < 20
+
+
+def test_stderr_into_stdout(container: pc.Container) -> None:
+    process = container.popen(["sh", "-c", "echo a; echo b >&2"], stdout=PIPE, stderr=subprocess.STDOUT)
+    assert process.communicate(timeout=60) == (b"a\nb\n", b"")
+
+
+def test_files_are_of_the_kind_that_popen_gives(container: pc.Container) -> None:
+    with container.popen(["cat"], stdin=PIPE, stdout=PIPE) as process:
+        assert isinstance(process.stdin, io.BufferedWriter)
+        assert isinstance(process.stdout, io.BufferedReader)
+    with container.popen(["cat"], stdin=PIPE, stdout=PIPE, encoding="latin-1") as process:
+        assert isinstance(process.stdin, io.TextIOWrapper)
+        assert process.stdout.encoding == "latin-1"
+        process.stdin.write("é")
+        process.stdin.close()
+        assert process.stdout.read() == "é"
+    with container.popen(["cat"], stdin=PIPE, stdout=PIPE, bufsize=0) as process:
+        assert isinstance(process.stdin, io.FileIO)
+
+
+def test_a_failed_start_leaves_nothing(container: pc.Container) -> None:
+    with nothing_left(), pytest.raises(pc.LaunchError, match="no-such-program"):
+        container.popen(["no-such-program"], stdin=PIPE, stdout=PIPE, stderr=PIPE)
+
+
+def test_iterating_needs_a_pipe(container: pc.Container) -> None:
+    with container.popen(["true"]) as process, pytest.raises(pc.InvalidState, match="stdout"):
+        iter(process)
+
+
+def test_two_threads_may_wait(container: pc.Container) -> None:
+    process = container.popen(["sleep", "0.3"])
+    codes: list[int] = []
+    threads = [threading.Thread(target=lambda: codes.append(process.wait(60))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [0] * 4
+
+
+def test_communicate_in_one_thread_and_kill_in_another(container: pc.Container) -> None:
+    process = container.popen(["sleep", "1000"], stdout=PIPE)
+    timer = threading.Timer(0.3, process.kill)
+    timer.start()
+    assert process.communicate(timeout=60) == (b"", b"")
+    timer.join()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_many_at_once(container: pc.Container) -> None:
+    with nothing_left():
+        processes = [container.popen(["sh", "-c", f"read x; echo {n}"], stdin=PIPE, stdout=PIPE) for n in range(20)]
+        found = [process.communicate(b"\n", timeout=60)[0] for process in processes]
+        assert found == [f"{n}\n".encode() for n in range(20)]
+        del processes
+
+
+def test_a_program_that_outlives_its_reader_dies_with_the_container() -> None:
+    seconds = unique_seconds()
+    with sleeper() as container:
+        container.popen(["sleep", seconds], stdout=PIPE).stdout.close()
+        assert with_argument(seconds)
+    until(lambda: not with_argument(seconds), "the program is gone")
