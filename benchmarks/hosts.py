@@ -10,13 +10,15 @@ import contextlib
 import ctypes
 import os
 import resource
+import time
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-PARENT = "pycontainer-bench"
-"""The control group that engines are told to work beneath."""
+PARENT = f"pycontainer-bench-{os.getpid()}"
+"""The control group that engines are told to work beneath; each worker has its own."""
 
 _LEFT_BEHIND = (PARENT, "libpod_parent", "docker")
+_REMOVE_SECONDS = 3.0
 _MNT_DETACH = 2
 
 
@@ -40,11 +42,16 @@ def engine_cgroups() -> set[Path]:
 
 
 def remove_cgroups(tops: set[Path]) -> None:
-    for top in tops:
-        for directory, _, _ in os.walk(top, topdown=False):
-            # Somebody else's processes in it, or gone by itself: either way not ours to remove.
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
+    """Tries for a while: the last process in a group may be on its way out."""
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while True:
+        for top in tops:
+            for directory, _, _ in os.walk(top, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
+        if time.monotonic() > deadline or not any(top.exists() for top in tops):
+            return
+        time.sleep(0.05)
 
 
 def ulimits() -> dict[str, tuple[int, int]]:

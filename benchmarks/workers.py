@@ -70,12 +70,16 @@ class Worker:
         except OSError as error:
             raise Unavailable(f"{self.name}: no answer to {do}: {error}") from error
         if not line:
-            said = (self._place / "log").read_text(errors="replace").strip().splitlines() or ["nothing"]
-            raise Unavailable(f"its process ended: {said[-1][:200]}")
+            raise Unavailable(f"its process ended{self._last_words()}")
         answer = json.loads(line)
         if "unavailable" in answer:
-            raise Unavailable(answer["unavailable"])
+            raise Unavailable(answer["unavailable"] + self._last_words())
         return answer["answer"]
+
+    def _last_words(self) -> str:
+        """What is measured writes its errors into the worker's log."""
+        said = (self._place / "log").read_text(errors="replace").strip().splitlines()
+        return f": {said[-1][:200]}" if said else ""
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

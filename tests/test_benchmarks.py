@@ -193,7 +193,7 @@ def test_the_floors_container_is_pycontainers(command: list[str]) -> None:
         "/bin/sh",
         "-c",
         "cut -d' ' -f5,6,9- /proc/self/mountinfo | sed 's/lowerdir=.*//';"
-        "grep -E '^(Cap|NoNewPrivs|Seccomp|Groups|Uid|Gid|Umask|Sig)' /proc/self/status;"
+        "grep -E '^(Cap|NoNewPrivs|Seccomp|Groups|Uid|Gid|Umask|SigBlk|SigIgn|SigCgt)' /proc/self/status;"
         "cut -d: -f2 /proc/self/cgroup; ls -l /dev /dev/pts | grep -v ^total | tr -s ' ' | cut -d' ' -f1-6;"
         "readlink /proc/self/fd/0; cat /sys/class/net/*/flags /proc/1/comm > /dev/null; ulimit -a",
     ]
