@@ -224,6 +224,17 @@ def test_the_last_entry_wins(programs: native_programs.Programs, root: Path) -> 
     assert (root / "h").samefile(root / "f")
 
 
+def test_a_directory_that_came_back_is_a_new_one(programs: native_programs.Programs, root: Path) -> None:
+    parts = [
+        tars.entry(b"a/b/c/old") + tars.directory(b"a", mtime=b"00000000007\0"),
+        tars.directory(b"ab", mtime=b"00000000005\0") + tars.entry(b"ab/kept"),
+        tars.entry(b"a") + tars.directory(b"a", mtime=b"00000000003\0") + tars.entry(b"a/b/c/new"),
+    ]
+    applied(programs, root, tars.archive(*parts))
+    assert [path.name for path in trees.paths(root / "a")] == ["a", "b", "c", "new"]
+    assert ((root / "a").stat().st_mtime, (root / "ab").stat().st_mtime) == (3, 5)
+
+
 def test_whiteouts(programs: native_programs.Programs, root: Path, openat2: list[str]) -> None:
     parts = [
         tars.directory(b"etc") + tars.entry(b"etc/.wh.passwd"),

@@ -229,6 +229,17 @@ def test_parents_that_are_links_are_resolved_inside(ground: Ground, climb: bytes
     assert os.getxattr(inside, opaque) == b"y"
 
 
+def test_links_below_the_top_start_where_they_should(ground: Ground) -> None:
+    parts = [
+        tars.symlink(b"a/b/absolute", b"/x") + tars.entry(b"a/b/absolute/f"),
+        tars.symlink(b"a/b/relative", b"../y") + tars.entry(b"a/b/relative/f"),
+        tars.symlink(b"a/b/chain", b"relative/./../../a/b/absolute/") + tars.entry(b"a/b/chain/g"),
+    ]
+    assert ground.apply(tars.archive(*parts))["code"] == 0
+    files = [path.relative_to(ground.root) for path in trees.paths(ground.root) if path.is_file()]
+    assert sorted(map(str, files)) == ["a/y/f", "x/f", "x/g"]
+
+
 def test_a_file_is_not_written_through_a_link(ground: Ground) -> None:
     parts = [tars.symlink(b"l", ground.canary + b"/file"), tars.entry(b"l", b"mine")]
     assert ground.apply(tars.archive(*parts))["code"] == 0
