@@ -22,6 +22,8 @@ from conftest import need
 from ordinary_user import OrdinaryUser
 from pycontainer.errors import ImageError, StoreCorrupt, StoreError
 from pycontainer.image import Image
+from pycontainer.layer.unpacked import chain_ids
+from pycontainer.oci.digest import Digest
 from pycontainer.store import Store
 from pycontainer.store.store import default_path
 
@@ -181,6 +183,18 @@ def test_prune_keeps_what_is_named_or_in_use(store: Store, tree: Path) -> None:
     assert third not in {image.id for image in Image.list(store=store)}
     Image.get("named", store=store).remove()
     assert store.prune() == 0 and list(store.layout.blobs.names()) == [] == os.listdir(store.layers.root)
+
+
+def test_prune_keeps_the_layers_below_one_in_use(store: Store) -> None:
+    bodies = [bytes(1024), bytes(10240)]
+    diff_ids = [Digest.of(body) for body in bodies]
+    lower, upper = chain_ids(diff_ids)
+    store.layers.ensure(lower, None, diff_ids[0], lambda: iter(bodies[:1]), store.limits).release()
+    lease = store.layers.ensure(upper, lower, diff_ids[1], lambda: iter(bodies[1:]), store.limits)
+    assert store.prune() == 0 and store.layers.chains() == sorted([lower, upper])
+    assert store.check() == []
+    lease.release()
+    assert store.prune() == 11264 and store.layers.chains() == []
 
 
 def test_a_removed_layer_is_unpacked_again(store: Store, tree: Path) -> None:
