@@ -19,7 +19,7 @@ def measure_alive(competitor: Competitor, count: int) -> dict[str, Any]:
     first = competitor.hold()
     supervisor = _supervisor_of(competitor.pid_of(first))
     competitor.release(first)
-    before = settled_counts(supervisor, None)
+    before = settled_counts(supervisor, competitor.place, None)
     host_before = private_bytes(os.getpid())
     held: list[Any] = []
     begun = time.perf_counter()
@@ -38,7 +38,7 @@ def measure_alive(competitor: Competitor, count: int) -> dict[str, Any]:
         for container in held:
             competitor.release(container)
         stopped = time.perf_counter() - begun
-    after = settled_counts(supervisor, before)
+    after = settled_counts(supervisor, competitor.place, before)
     return {**weighed, "stop_seconds": stopped, "before": before, "after": after}
 
 
@@ -114,17 +114,17 @@ def _rollup(pid: int, names: tuple[str, ...]) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(names))
 
 
-def settled_counts(supervisor: int, wanted: dict[str, int] | None) -> dict[str, int]:
+def settled_counts(supervisor: int, place: Path, wanted: dict[str, int] | None) -> dict[str, int]:
     """What there is of everything that could be left behind; waits a little for `wanted`."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
-        counts = _counts(supervisor)
+        counts = _counts(supervisor, place)
         if wanted is None or counts == wanted or time.monotonic() > deadline:
             return counts
         time.sleep(0.05)
 
 
-def _counts(supervisor: int) -> dict[str, int]:
+def _counts(supervisor: int, place: Path) -> dict[str, int]:
     own = _PROC / "self"
     return {
         "processes": len(_descendants(os.getpid())) + len(_descendants(supervisor)),
@@ -133,6 +133,7 @@ def _counts(supervisor: int) -> dict[str, int]:
         "threads": len(os.listdir(own / "task")),
         "mounts": len((own / "mountinfo").read_text().splitlines()),
         "cgroups": _cgroups(),
+        "files": sum(len(names) for _, *pair in os.walk(place) for names in pair),
     }
 
 
