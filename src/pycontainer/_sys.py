@@ -7,8 +7,12 @@ what was being done and turn that into a `PycontainerError`.
 from __future__ import annotations
 
 import errno
+import math
 import os
+import select
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +27,8 @@ MAX_INLINE: int = lib.PCTR_MAX_INLINE
 MAX_PLAN: int = lib.PCTR_MAX_PLAN
 MAX_FDS: int = lib.PCTR_MAX_FDS
 MAX_OPS: int = lib.PCTR_MAX_OPS
+_SLICE_SECONDS = 0.05
+
 NOT_COLLECTED: int = lib.PCTR_NOT_COLLECTED
 RECORD_SIZE: int = ffi.sizeof("struct pctr_record")
 OP_SIZE: int = ffi.sizeof("struct pctr_op")
@@ -50,6 +56,24 @@ def start_supervisor() -> tuple[int, bool]:
         return _checked(lib.pctr_client_start(program, memory), str(PROGRAM)), bool(memory[0])
     finally:
         os.close(program)
+
+
+def poll(poller: select.poll, deadline: float | None) -> list[tuple[int, int]]:
+    """poll(2) until something is ready, or until the `deadline` (time.monotonic) with an empty list.
+
+    In the main thread in slices: a signal that comes between the interpreter's last look and the
+    system call is noticed at its end only, so Ctrl-C would have to be pressed twice.
+    """
+    main = threading.get_ident() == threading.main_thread().ident
+    while True:
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            return poller.poll(0)
+        part = left
+        if main:
+            part = _SLICE_SECONDS if left is None else min(left, _SLICE_SECONDS)
+        if found := poller.poll(None if part is None else math.ceil(part * 1000)):
+            return found
 
 
 class Descriptor:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_TERMINAL = (24, 80)
 _SIGKILL = 9
+_END_SECONDS = 30.0
 
 
 @attrs.frozen
@@ -129,7 +130,7 @@ class Execution:
             if not ended:
                 pump.kill()
         except BaseException:
-            abort(self, pump)
+            abort(self.job)
             raise
         finally:
             self.streams.close()
@@ -139,11 +140,15 @@ class Execution:
         raise Timeout(self.completed(text, timed_out=True), timeout)
 
 
-def abort(execution: Execution, pump: Pump) -> None:
-    """Ends a program whose caller is being interrupted; that exception goes on afterwards."""
+def abort(job: Job) -> None:
+    """Ends a program whose caller is being interrupted; that exception goes on afterwards.
+
+    Nobody reads its streams any more, and whoever moved their bytes may have been broken off
+    anywhere."""
     # The supervisor's death has ended the program, too.
-    with suppress(SupervisorError, BrokenPipeError):
-        pump.kill()
+    with suppress(SupervisorError):
+        job.signal(_SIGKILL)
+        job.wait(_END_SECONDS)
 
 
 def _usage(record: Record, measured: cgroups.CgroupUsage) -> Usage:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import attrs
 
-from pycontainer.content.locks import Lock
+from pycontainer.blobs.locks import Lock
 from pycontainer.errors import ImageError, ImageNotFound, InvalidImage, InvalidOption, InvalidReference
 from pycontainer.oci._document import MAX_DOCUMENT
 from pycontainer.oci.config import History, ImageConfig, check_changes

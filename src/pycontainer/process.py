@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
-from pycontainer import execution, runner
+from pycontainer import _sys, execution, runner
 from pycontainer.completed import Completed
 from pycontainer.errors import InvalidState, Timeout
 from pycontainer.output import Taking, set_size
@@ -106,7 +106,7 @@ class Process:
                 if not ended:
                     pump.kill()
             except BaseException:
-                execution.abort(self._execution, pump)
+                execution.abort(self._execution.job)
                 raise
             finally:
                 streams.close()
@@ -169,7 +169,9 @@ class Process:
         """The terminal was sent before the exec, so it is there."""
         streams = self._execution.streams
         assert streams.console is not None
-        select.select([streams.console], [], [], _END_SECONDS)
+        poll = select.poll()
+        poll.register(streams.console, select.POLLIN)
+        _sys.poll(poll, time.monotonic() + _END_SECONDS)
         streams.take_master()
 
     def _open_files(self, streams: Streams, bufsize: int) -> None:
@@ -177,13 +179,14 @@ class Process:
         if streams.master is not None:
             self._open_terminal(streams, bufsize)
             return
+        # Never two owners at once, one of which would close another's descriptor of that number.
         if streams.stdin is not None:
-            self.stdin = self._file(streams.stdin, "w", bufsize)
-            streams.stdin = None
+            fd, streams.stdin = streams.stdin, None
+            self.stdin = self._file(fd, "w", bufsize)
         captured = [fd for fd, sink in streams.readers.items() if _is_capture(streams, sink)]
         for name, fd in zip(streams.capture, captured, strict=True):
-            setattr(self, name, self._file(fd, "r", bufsize))
             del streams.readers[fd]
+            setattr(self, name, self._file(fd, "r", bufsize))
         # What goes on to this process's own terminal is nobody's to read.
         Taking(dict(streams.readers))
         streams.readers.clear()

@@ -115,8 +115,8 @@ class Streams:
             master = _sys.receive_fd(self.console.fileno())
         except BlockingIOError:
             return None
-        self.console.close()
-        self.console = None
+        console, self.console = self.console, None
+        console.close()
         if master is None:
             return None
         os.set_blocking(master, False)
@@ -197,7 +197,9 @@ class _Relay:
             try:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
-                select.select([], [self._fd], [])
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                _sys.poll(poll, None)
 
 
 def is_open(fd: int) -> bool:
@@ -248,13 +250,9 @@ class Pump:
     def run(self, deadline: float | None) -> bool:
         """Pumps until the job is over and all its output is in; False when time ran out first."""
         while self._job.final is None or self._streams.readers or self._streams.console is not None:
-            timeout = None
-            if deadline is not None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                timeout = left * 1000 + 1
-            for fd, events in self._poll.poll(timeout):
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            for fd, events in _sys.poll(self._poll, deadline):
                 self._handle(fd, events)
         return True
 

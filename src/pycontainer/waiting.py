@@ -9,7 +9,10 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from pycontainer import _sys
 from pycontainer.errors import SupervisorError
+
+_SLICE_SECONDS = 0.05
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,16 +66,16 @@ class Watch:
     def _until(self, done: Callable[[], bool], deadline: float | None) -> bool:
         job = self.job
         while not done():
-            left = -1.0 if deadline is None else deadline - time.monotonic()
-            if deadline is not None and left <= 0:
+            if deadline is not None and time.monotonic() >= deadline:
                 return False
-            if not self._polling.acquire(timeout=left):
-                return done()
+            # In slices, for the reason that `_sys.poll` has them.
+            if not self._polling.acquire(timeout=_SLICE_SECONDS):
+                continue
             try:
                 if not done() and job.take() is None and not done():
                     poll = select.poll()
                     poll.register(job.channel, select.POLLIN)
-                    poll.poll(None if deadline is None else max(0.0, left * 1000) + 1)
+                    _sys.poll(poll, deadline)
                     job.take()
             finally:
                 self._polling.release()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from pycontainer.content.failures import translate
+from pycontainer.blobs.failures import translate
 from pycontainer.errors import UnsafeLayer
 from pycontainer.layer.limits import Limits
 from pycontainer.oci.digest import Digest

@@ -6,7 +6,7 @@ import os
 
 import attrs
 
-from pycontainer.content.failures import store_errors
+from pycontainer.blobs.failures import store_errors
 from pycontainer.errors import NoSpace
 
 # What is left to everybody else on the store's file system.

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
-from pycontainer.content.failures import store_errors
-from pycontainer.content.locks import Lock, lock_file, share, try_lock
+from pycontainer.blobs.failures import store_errors
+from pycontainer.blobs.locks import Lock, lock_file, share, try_lock
 from pycontainer.errors import InvalidImage, StoreCorrupt
 from pycontainer.layer.apply import apply
 from pycontainer.layer.limits import Limits

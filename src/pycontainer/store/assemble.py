@@ -8,8 +8,8 @@ from typing import IO
 
 import attrs
 
-from pycontainer.content.blobs import CHUNK, BlobWriter
-from pycontainer.content.locks import Lock
+from pycontainer.blobs.blobs import CHUNK, BlobWriter
+from pycontainer.blobs.locks import Lock
 from pycontainer.errors import ImageError, ImageNotFound, InvalidImage
 from pycontainer.layer.apply import measure
 from pycontainer.layer.compression import Format, decompress, peek

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 
 import attrs
 
-from pycontainer.content.layout import REF_NAME, Layout
-from pycontainer.content.locks import Lock, lock_file
+from pycontainer.blobs.layout import REF_NAME, Layout
+from pycontainer.blobs.locks import Lock, lock_file
 from pycontainer.errors import NoSpace, StoreBusy, StoreCorrupt, StoreError
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest

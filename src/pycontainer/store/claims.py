@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import attrs
 
-from pycontainer.content.failures import store_errors
-from pycontainer.content.locks import Lock, try_lock
+from pycontainer.blobs.failures import store_errors
+from pycontainer.blobs.locks import Lock, try_lock
 
 
 def claim(parent: str) -> Lock:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pycontainer.content.locks import Lock
+from pycontainer.blobs.locks import Lock
 
 if TYPE_CHECKING:
     from pycontainer.store.store import Store

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pycontainer.content.failures import store_errors
-from pycontainer.content.layout import Layout
-from pycontainer.content.locks import Lock, lock_file
-from pycontainer.content.staging import sweep
+from pycontainer.blobs.failures import store_errors
+from pycontainer.blobs.layout import Layout
+from pycontainer.blobs.locks import Lock, lock_file
+from pycontainer.blobs.staging import sweep
 from pycontainer.errors import StoreBusy, StoreError
 from pycontainer.layer.limits import Limits
 from pycontainer.layer.unpacked import UnpackedLayers

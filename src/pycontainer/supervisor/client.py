@@ -13,6 +13,7 @@ import os
 import select
 import struct
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -119,6 +120,16 @@ class Job:
                 self._channel.close()
             return self.final
 
+    def wait(self, seconds: float | None = None) -> Record | None:
+        """Waits for the final record; None when time ran out. Raises `SupervisorError`."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while (record := self.take()) is None:
+            poll = select.poll()
+            poll.register(self.channel, select.POLLIN)
+            if not _sys.poll(poll, deadline):
+                return None
+        return record
+
     def signal(self, number: int) -> None:
         """Deliver a signal; one to a job that has ended goes nowhere."""
         if self.final is None and not self.lost:
@@ -194,9 +205,8 @@ class Supervisor:
 
     def work(self, plan: bytes, fds: Sequence[int] = ()) -> Record:
         """Run a plan's set-up operations in a child and wait for it; gives the final record."""
-        job = self.start(plan, fds=fds, flags=START["WORK"])
-        while (record := job.take()) is None:
-            select.select([job.channel], [], [])
+        record = self.start(plan, fds=fds, flags=START["WORK"]).wait()
+        assert record is not None
         return record
 
     def signal(self, job: int, number: int) -> None:
@@ -264,7 +274,7 @@ class Supervisor:
             self.send(message, fds, channel)
             poll = select.poll()
             poll.register(channel.fd, select.POLLIN)
-            if not poll.poll(_HELLO_SECONDS * 1000):
+            if not _sys.poll(poll, time.monotonic() + _HELLO_SECONDS):
                 raise SupervisorError("waiting for the supervisor", errno=errno.ETIMEDOUT)
             return _sys.receive(channel.fd)
         finally:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from pycontainer.content.blobs import Blobs
-from pycontainer.content.failures import store_errors
-from pycontainer.content.staging import write_file
+from pycontainer.blobs.blobs import Blobs
+from pycontainer.blobs.failures import store_errors
+from pycontainer.blobs.staging import write_file
 from pycontainer.errors import InvalidImage, StoreCorrupt
 from pycontainer.oci._document import MAX_DOCUMENT
 from pycontainer.oci.descriptor import Descriptor

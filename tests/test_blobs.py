@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pycontainer.content import staging
-from pycontainer.content.layout import Layout
-from pycontainer.content.locks import lock_file, try_lock
+from pycontainer.blobs import staging
+from pycontainer.blobs.layout import Layout
+from pycontainer.blobs.locks import lock_file, try_lock
 from pycontainer.errors import NoSpace, StoreCorrupt, StoreError
 from pycontainer.oci.digest import Digest
 
@@ -120,7 +120,7 @@ def test_a_deleted_lock_file_locks_nothing(tmp_path: Path) -> None:
 def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     code = (
-        "import sys, time; from pycontainer.content.locks import lock_file\n"
+        "import sys, time; from pycontainer.blobs.locks import lock_file\n"
         "held = lock_file(sys.argv[1]); print('held', flush=True); time.sleep(60)"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

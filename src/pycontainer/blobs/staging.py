@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 
-from pycontainer.content.failures import store_errors
-from pycontainer.content.locks import Lock, try_lock
+from pycontainer.blobs.failures import store_errors
+from pycontainer.blobs.locks import Lock, try_lock
 
 
 class StagedFile:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from types import TracebackType
 
-from pycontainer.content.failures import store_errors, translate
-from pycontainer.content.staging import StagedFile
+from pycontainer.blobs.failures import store_errors, translate
+from pycontainer.blobs.staging import StagedFile
 from pycontainer.errors import StoreCorrupt
 from pycontainer.oci.digest import Digest
 
