@@ -95,12 +95,12 @@ class Container:
             if self._execution is not None or self._removed:
                 raise InvalidState(f"start: container {self.id[:12]} was {self.status} already")
             self._begin()
-        assert self._watch is not None and self._output is not None and self._execution is not None
+        assert self._watch is not None and self._output is not None
         try:
             self._watch.started(None)
             self.started_at = _now()
             self._output.drain()
-            self._execution.job.keep()
+            self._watch.job.keep()
         except BaseException:
             self.remove(force=True)
             raise
