@@ -260,7 +260,8 @@ class Pump:
         """Ends the job with everything that it started, and waits for that."""
         self._job.signal(9)
         self._streams.close_stdin()
-        if not self._job.lost:
+        # Of a job that is over, only what it left behind still holds an output.
+        if not self._job.lost and self._job.final is None:
             self.run(time.monotonic() + _KILLED_SECONDS)
 
     def _handle(self, fd: int, events: int) -> None:
