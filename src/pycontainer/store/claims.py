@@ -9,21 +9,28 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 import attrs
 
 from pycontainer.blobs.failures import store_errors
 from pycontainer.blobs.locks import Lock, try_lock
+from pycontainer.errors import StoreError
 
 
 def claim(parent: str) -> Lock:
     """Makes a directory with a fresh random name in `parent` and locks it. Raises NoSpace and StoreError."""
     while True:
         path = os.path.join(parent, os.urandom(16).hex())
-        with store_errors("making", path):
-            os.mkdir(path, 0o700)
-            # Until the lock is held a sweep may take the directory for a dead process's.
-            lock = try_lock(path)
+        try:
+            with store_errors("making", path):
+                os.mkdir(path, 0o700)
+                # Until the lock is held a sweep may take the directory for a dead process's.
+                lock = try_lock(path)
+        except BaseException:
+            with suppress(OSError):
+                os.rmdir(path)
+            raise
         if lock is not None:
             return lock
 
@@ -57,10 +64,17 @@ class ContainerDir:
         lock = claim(parent)
         path = lock.path
         upper, work = path + "/upper", path + "/work"
+        made = cls(path[-32:], path, upper, work, lock)
         with store_errors("making", path):
             os.mkdir(upper, 0o755)
             os.mkdir(work, 0o700)
-        return cls(path[-32:], path, upper, work, lock)
+        return made
+
+    def __del__(self) -> None:
+        """Nothing ran in what was not handed over. After a fork the child has given its copy up."""
+        if self._lock.fd >= 0:
+            with suppress(StoreError):
+                self.remove()
 
     @property
     def fd(self) -> int:
