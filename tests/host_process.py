@@ -100,11 +100,15 @@ class Host:
     def finish(self, timeout: float = 60, status: int = 0) -> list[str]:
         """Waits for the end; gives the lines that were not read yet."""
         out, _ = self.process.communicate(timeout=timeout)
-        assert self.process.returncode == status, f"status {self.process.returncode}\n{out!r}\n{self.errors()}"
+        assert self.process.returncode == status, (
+            f"status {self.process.returncode}\n{out!r}\n{self.errors()}"
+        )
         return (self._buffer + out).decode().splitlines()
 
 
-def run(script: str, base: Path, *, timeout: float = 60, status: int = 0, quiet: bool = True, **how: object) -> list[str]:
+def run(
+    script: str, base: Path, *, timeout: float = 60, status: int = 0, quiet: bool = True, **how: object
+) -> list[str]:
     """Runs a script to its end, and checks that it left nothing and (`quiet`) complained of nothing."""
     with Host(script, base, **how) as host:  # type: ignore[arg-type]
         lines = host.finish(timeout, status)
@@ -176,7 +180,9 @@ def name(pid: int) -> str:
 def children(pid: int) -> list[int]:
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
-        return [int(n) for task in tasks for n in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+        return [
+            int(n) for task in tasks for n in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+        ]
     except (FileNotFoundError, ProcessLookupError):
         return []
 
