@@ -5,14 +5,17 @@
 #include "util.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #ifndef SYS_mount_setattr
@@ -63,14 +66,41 @@ mount_at(int directory, const char *type, unsigned long flags, const char *data)
     return pctr_result(mount(type, ".", type, flags, data));
 }
 
+/* A link in the image shall not put a mount of the caller's over the kernel's own files, which
+ * masks and read-only paths are about: only a path that says so leads there. */
+static int
+check_target(int target, const char *path)
+{
+    struct statfs status;
+    const char *own;
+
+    if (fstatfs(target, &status) < 0) {
+        return -errno;
+    }
+    if (status.f_type == PROC_SUPER_MAGIC) {
+        own = "/proc";
+    }
+    else if (status.f_type == SYSFS_MAGIC || status.f_type == CGROUP_SUPER_MAGIC ||
+             status.f_type == CGROUP2_SUPER_MAGIC) {
+        own = "/sys";
+    }
+    else {
+        return 0;
+    }
+    size_t length = strlen(own);
+    bool said = strncmp(path, own, length) == 0 && (path[length] == '/' || path[length] == '\0');
+    return said ? 0 : -EXDEV;
+}
+
 int
 pctr_op_mount(struct pctr_context *context, const struct pctr_op *op)
 {
     PCTR_AUTO_FD target =
         pctr_resolve(context, pctr_text(context, op->s1), op->flags,
                      (op->flags & PCTR_OPF_CREATE) ? PCTR_MAKE_DIRECTORY : PCTR_MAKE_NOTHING);
-    if (target < 0) {
-        return target;
+    int error = target < 0 ? target : check_target(target, pctr_text(context, op->s1));
+    if (error < 0) {
+        return error;
     }
     return mount_at(target, pctr_text(context, op->s2), op->n1, pctr_text(context, op->s3));
 }
@@ -184,7 +214,8 @@ pctr_op_bind(struct pctr_context *context, const struct pctr_op *op)
         return error;
     }
     PCTR_AUTO_FD target = pctr_resolve(context, pctr_text(context, op->s1), op->flags, make);
-    return target < 0 ? target : attach_tree(tree, target);
+    error = target < 0 ? target : check_target(target, pctr_text(context, op->s1));
+    return error < 0 ? error : attach_tree(tree, target);
 }
 
 int
