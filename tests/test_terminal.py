@@ -85,17 +85,17 @@ WATCH_SIZE = "trap 'stty size' WINCH; stty size; while :; do sleep 0.02; done"
 
 
 def test_resizing_a_container() -> None:
-    with pc.start("host", ["sh", "-c", WATCH_SIZE], tty=True) as container:
+    script = "trap 'stty size | tee /tmp/size' WINCH; stty size | tee /tmp/size; while :; do sleep 0.02; done"
+    with pc.start("host", ["sh", "-c", script], tty=True) as container:
 
         def shown(text: bytes) -> Callable[[], bool]:
-            # The stream is only given by wait(), so the program's own size is asked for.
-            return lambda: container.exec(["sh", "-c", "stty size < /dev/pts/0"], capture_output=True).stdout == text
+            return lambda: container.exec(["cat", "/tmp/size"], capture_output=True).stdout == text
 
         until(shown(b"24 80\n"), "the first size")
         container.resize(50, 132)
         until(shown(b"50 132\n"), "the new size")
         container.kill()
-        assert b"50 132" in container.wait(60).stdout
+        assert container.wait(60).stdout == b"24 80\r\n50 132\r\n"
 
 
 def test_a_container_without_a_terminal_has_no_size() -> None:

@@ -258,6 +258,19 @@ class _Terminal(io.FileIO):
                 return 0
             raise
 
+    def readall(self) -> bytes:
+        """FileIO's own would not come through `readinto`."""
+        parts = []
+        while part := self.read(io.DEFAULT_BUFFER_SIZE):
+            parts.append(part)
+        return b"".join(parts)
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        buffer = bytearray(size)
+        return bytes(buffer[: self.readinto(buffer)])
+
 
 def _is_capture(streams: Streams, sink: Any) -> bool:
     return any(sink == parts.append for parts in streams.capture.values())

@@ -154,7 +154,7 @@ class Streams:
             return self._own(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
         if target is None:
             fd = 1 if name == "stdout" else 2
-            if is_open(fd) and not os.isatty(fd):
+            if _is_standard(fd) and not os.isatty(fd):
                 return fd
         elif target != PIPE:
             fd = _fileno(name, target)
@@ -172,7 +172,7 @@ class Streams:
             return len
         if target is None:
             fd = 1 if name == "stdout" else 2
-            if not is_open(fd):
+            if not _is_standard(fd):
                 return len
         else:
             fd = _fileno(name, target)
@@ -202,8 +202,14 @@ class _Relay:
                 _sys.poll(poll, None)
 
 
+def _is_standard(fd: int) -> bool:
+    """Whether this standard stream is there. A service may have closed its own; what has taken
+    the number since (a socket of ours, say) is closed on exec, which a standard stream is not."""
+    return is_open(fd) and os.get_inheritable(fd)
+
+
 def is_open(fd: int) -> bool:
-    """Whether the descriptor is open: a service may have closed its standard streams."""
+    """Whether there is such a descriptor."""
     try:
         os.fstat(fd)
     except OSError as error:
@@ -233,8 +239,11 @@ class Pump:
     It can be run again where it stopped (`communicate()` after a time-out); one thread at a time.
     """
 
-    def __init__(self, job: Job, streams: Streams, data: bytes = b"") -> None:
+    def __init__(self, job: Job, streams: Streams, data: bytes = b"", *, alone: bool = False) -> None:
+        """`alone`: with the job all writers of its streams are dead, unless a process that this one
+        forked during the start holds a copy."""
         self._job = job
+        self._alone = alone
         self._streams = streams
         self._input = memoryview(data)
         self._poll = select.poll()
@@ -244,7 +253,7 @@ class Pump:
             self._poll.register(fd, select.POLLIN)
         if streams.console is not None:
             self._poll.register(streams.console.fileno(), select.POLLIN)
-        if streams.stdin is not None and not streams.tty:
+        if streams.stdin is not None:
             self._offer_input()
 
     def run(self, deadline: float | None) -> bool:
@@ -252,8 +261,12 @@ class Pump:
         while self._job.final is None or self._streams.readers or self._streams.console is not None:
             if deadline is not None and time.monotonic() >= deadline:
                 return False
-            for fd, events in _sys.poll(self._poll, deadline):
+            over = self._alone and self._job.final is not None
+            ready = self._poll.poll(0) if over else _sys.poll(self._poll, deadline)
+            for fd, events in ready:
                 self._handle(fd, events)
+            if over and not ready:
+                return True
         return True
 
     def kill(self) -> None:
@@ -316,7 +329,8 @@ class Pump:
     def _offer_input(self) -> None:
         fd = self._streams.stdin
         assert fd is not None
-        if not self._input and not self._streams.tty:
+        if not self._input:
+            # A terminal stays open: its end would be the end of the program's output, too.
             self._streams.close_stdin()
             return
         os.set_blocking(fd, False)
