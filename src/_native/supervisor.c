@@ -31,8 +31,9 @@ static struct {
     bool leaving; /* the host is gone: no more requests */
     char *final;  /* cleanup plan of the supervisor itself; malloc'd */
     size_t final_size;
-    int held; /* the lock that says this supervisor is alive, or -1 */
-} state = {.epoll = -1, .own_pidns = -1, .own_pidfd = -1, .held = -1};
+    int held;  /* the lock that says this supervisor is alive, or -1 */
+    int spare; /* keeps a number free, or -1 */
+} state = {.epoll = -1, .own_pidns = -1, .own_pidfd = -1, .held = -1, .spare = -1};
 
 /* The bytes of a request's plans, wherever they are. */
 struct body {
@@ -170,6 +171,16 @@ watch_report(const struct pctr_job *job)
     return pctr_result(epoll_ctl(state.epoll, EPOLL_CTL_ADD, job->report, &event));
 }
 
+/* A request that cannot even become a job. */
+static void
+refuse(int channel, int error)
+{
+    struct pctr_record record = {
+        .kind = PCTR_RECORD_FAILED, .stage = PCTR_STAGE_REQUEST, .op = -1, .error = error};
+
+    (void)pctr_send_fds(channel, &record, sizeof record, NULL, 0, MSG_DONTWAIT);
+}
+
 static void
 start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
 {
@@ -180,9 +191,7 @@ start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
     }
     struct pctr_job *job = pctr_job_new(request->job);
     if (job == NULL) {
-        struct pctr_record full = {
-            .kind = PCTR_RECORD_FAILED, .stage = PCTR_STAGE_REQUEST, .op = -1, .error = EAGAIN};
-        (void)pctr_send_fds(fds[0], &full, sizeof full, NULL, 0, MSG_DONTWAIT);
+        refuse(fds[0], EAGAIN);
         return;
     }
     job->channel = fds[0];
@@ -259,7 +268,14 @@ take_request(void)
     int fds[PCTR_MAX_FDS];
     unsigned count = PCTR_MAX_FDS;
 
+    /* A message's first descriptor is the one to answer on, so there is always room for that. */
+    pctr_close(&state.spare);
     ssize_t got = pctr_receive_fds(PCTR_FD_HOST, buffer, sizeof buffer, fds, &count, MSG_DONTWAIT);
+    state.spare = fcntl(PCTR_FD_HOST, F_DUPFD_CLOEXEC, 0);
+    if (count > 0 && (got == -EMFILE || state.spare < 0)) {
+        refuse(fds[0], EMFILE);
+        got = -EMFILE;
+    }
     if (got == 0 || got == -ECONNRESET) {
         state.leaving = true;
         return;
@@ -287,6 +303,9 @@ take_request(void)
     }
     while (count > 0) {
         pctr_close(&fds[--count]);
+    }
+    if (state.spare < 0) {
+        state.spare = fcntl(PCTR_FD_HOST, F_DUPFD_CLOEXEC, 0);
     }
 }
 

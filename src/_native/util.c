@@ -116,11 +116,18 @@ pctr_receive_fds(int sock, void *data, size_t size, int *fds, unsigned *count, i
             }
         }
     }
-    if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+    if (message.msg_flags & MSG_TRUNC) {
         while (*count > 0) {
             close(fds[--*count]);
         }
         return -EMSGSIZE;
+    }
+    if (message.msg_flags & MSG_CTRUNC) {
+        /* No descriptors were left, and the kernel dropped what did not fit: the first came first. */
+        while (*count > 1) {
+            close(fds[--*count]);
+        }
+        return -EMFILE;
     }
     return got;
 }

@@ -38,7 +38,8 @@ uint64_t pctr_now_ns(void);
 /* openat2(2); every descriptor is close-on-exec. */
 int pctr_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
 
-/* One message with descriptors.  Sending retries after EINTR; receiving marks close-on-exec. */
+/* One message with descriptors.  Sending retries after EINTR; receiving marks close-on-exec, and
+ * gives -EMFILE and the first descriptor (if that) where there were not enough free for all. */
 int pctr_send_fds(int sock, const void *data, size_t size, const int *fds, unsigned count,
                   int flags);
 ssize_t pctr_receive_fds(int sock, void *data, size_t size, int *fds, unsigned *count, int flags);

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from pycontainer import execution, launch, output, runner, session
-from pycontainer.errors import InvalidState, Timeout
+from pycontainer.errors import InvalidState, LaunchError, Timeout
 from pycontainer.execution import Execution, Text
 from pycontainer.options import Options
 from pycontainer.runtime import cgroups
@@ -48,6 +48,8 @@ class Container:
         self.finished_at: datetime.datetime | None = None
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
+        # Kept as long as this one: its layers stay, even when the image is removed.
+        self._root = image.rootfs()
         self._directory: ContainerDir | None = runner.new_directory(image)
         self.id = os.urandom(16).hex() if self._directory is None else self._directory.id
         self._execution: Execution | None = None
@@ -101,6 +103,9 @@ class Container:
             self.started_at = _now()
             self._output.drain()
             self._watch.job.keep()
+        except OSError as error:
+            self.remove(force=True)
+            raise LaunchError("taking in output", errno=error.errno) from error
         except BaseException:
             self.remove(force=True)
             raise
@@ -146,10 +151,11 @@ class Container:
 
     def remove(self, force: bool = False) -> None:
         """Remove a container that does not run, or with `force` any; twice does no harm."""
+        if self._owner_pid != os.getpid():
+            # The lock may have been another thread's at the fork.
+            return
         with self._lock:
             if self._removed:
-                return
-            if self._owner_pid != os.getpid():
                 return
             if self._execution is not None and self._running():
                 if not force:
@@ -278,7 +284,7 @@ class Container:
         assert self._execution is not None
         here, target = self._execution.session, self._execution
         options = _joining_options(self.options, overrides)
-        who = launch.identity(self.image, options.user, here)
+        who = launch.identity(self.image, options.user, here, self._root)
         command = launch.joining_command(args, options, who, target.command.env)
         streams = execution.open_streams(options, stdin, stdout, stderr)
         try:
@@ -375,6 +381,7 @@ def _joining_options(own: Options, overrides: dict[str, Any]) -> Options:
     return Options.merge(own, fresh | overrides)
 
 
+@execution.launching
 def _oom_kills(target: Execution) -> int:
     """Kills in the container so far, so that a program's own can be told from them."""
     if target.cgroup is None:

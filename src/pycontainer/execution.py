@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
 
 from pycontainer import launch
 from pycontainer.completed import Cause, Completed, Usage
-from pycontainer.errors import InvalidOption, SupervisorError, Timeout
+from pycontainer.errors import InvalidOption, LaunchError, SupervisorError, Timeout
 from pycontainer.runtime import cgroups, plan
 from pycontainer.streams import STDOUT, Pump, Streams, is_open
 from pycontainer.supervisor import failure
@@ -81,9 +82,10 @@ class Execution:
     """The plan, for an error that names its operation."""
     oom_before: int = 0
     """Kills in the container before this program joined it."""
+    joined: bool = False
 
     def pump(self, data: bytes = b"") -> Pump:
-        return Pump(self.job, self.streams, data)
+        return Pump(self.job, self.streams, data, alone=not self.joined)
 
     def final(self) -> Record:
         """The last record, once it is there. Raises `LaunchError` where there was no start, and
@@ -162,6 +164,24 @@ def _usage(record: Record, measured: cgroups.CgroupUsage) -> Usage:
     )
 
 
+_Given = ParamSpec("_Given")
+_Made = TypeVar("_Made")
+
+
+def launching(step: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
+    """A start's system calls in this process fail (no descriptor is left, say) as `LaunchError`."""
+
+    @functools.wraps(step)
+    def typed(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
+        try:
+            return step(*args, **kwargs)
+        except OSError as error:
+            raise LaunchError("preparing a start", errno=error.errno, path=error.filename) from error
+
+    return typed
+
+
+@launching
 def open_streams(options: Options, stdin: Any, stdout: Any, stderr: Any) -> Streams:
     # Before anything is opened here that could take the number of a closed one.
     for fd in options.pass_fds:
@@ -172,6 +192,7 @@ def open_streams(options: Options, stdin: Any, stdout: Any, stderr: Any) -> Stre
     return streams
 
 
+@launching
 def begin_container(
     session: Session,
     image: Image,
@@ -191,7 +212,7 @@ def begin_container(
     descriptor that keeps those from being swept meanwhile. `report` asks for a STARTED record.
     """
     who = launch.identity(image, options.user, session)
-    hostname = options.hostname or container[:12]
+    hostname = options.hostname or dict(options.sysctls).get("kernel/hostname") or container[:12]
     command = launch.command(image, args, options, who, hostname)
     limits = options.limits()
     groups = session.limits(container, limits, defaults=options.pids is None)
@@ -217,6 +238,7 @@ def begin_container(
     return Execution(job, streams, command, session, groups, encoded)
 
 
+@launching
 def begin_joining(
     session: Session,
     target: int,
@@ -248,7 +270,7 @@ def begin_joining(
         flags=flags,
         target=target,
     )
-    return Execution(job, streams, command, session, cgroup, encoded, oom_before)
+    return Execution(job, streams, command, session, cgroup, encoded, oom_before, joined=True)
 
 
 def _descriptors(fds: list[int], streams: Streams, options: Options) -> list[int]:

@@ -13,6 +13,7 @@ import select
 import struct
 import termios
 import threading
+import weakref
 from collections import deque
 from typing import BinaryIO
 
@@ -91,6 +92,7 @@ class Output:
         self._taking: Taking | None = None
         self._master: int | None = None
         self.stdin: BinaryIO | None = None
+        _outputs.add(self)
 
     def drain(self) -> None:
         """Begins to take in what is written; the container has been started."""
@@ -177,12 +179,18 @@ class _Drain:
 
 
 _drain = _Drain()
+_outputs: weakref.WeakSet[Output] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """The thread is the parent's, and so are the containers."""
+    """The thread is the parent's, and so are the containers: a copy of a program's input that stays
+    open in a child would keep the program from its end of file."""
     global _drain
     _drain = _Drain()
+    for output in list(_outputs):
+        if output.stdin is not None:
+            output.stdin.close()
+    _outputs.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

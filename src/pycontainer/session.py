@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from pycontainer.errors import PycontainerError
+from pycontainer.errors import LaunchError, PycontainerError
 from pycontainer.runtime import cgroups, isolation
 from pycontainer.store import Store
 from pycontainer.supervisor import client, plan
@@ -99,7 +99,10 @@ def current() -> Session:
         return session
     with _lock:
         if _current is None or _current.closed:
-            _current = Session(Store.default())
+            try:
+                _current = Session(Store.default())
+            except OSError as error:
+                raise LaunchError("preparing a start", errno=error.errno, path=error.filename) from error
         return _current
 
 

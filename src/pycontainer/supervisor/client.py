@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycontainer import _sys
-from pycontainer.errors import SupervisorError
+from pycontainer.errors import PycontainerError, SupervisorError
 from pycontainer.supervisor import failure, idmap
 
 if TYPE_CHECKING:
@@ -218,7 +218,10 @@ class Supervisor:
             tidy, self.on_death = self.on_death, None
             self.close()
         if tidy is not None:
-            tidy()
+            # What cannot be removed now (no descriptor is left, say), the store's next opener removes:
+            # the caller's own error is the news.
+            with suppress(OSError, PycontainerError):
+                tidy()
 
     @property
     def closed(self) -> bool:
