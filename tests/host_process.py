@@ -115,7 +115,7 @@ def run(
         traces = Traces(host.store)
         traces.await_nothing(2.0)
         if quiet:
-            assert host.errors() == ""
+            assert not host.errors(), host.errors()
     return lines
 
 
