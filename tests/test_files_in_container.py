@@ -292,7 +292,7 @@ def test_the_usual_devices() -> None:
             "shm"} <= set(names)  # fmt: skip
     assert not {"sda", "vda", "mem", "kmsg", "loop0", "fuse"} & set(names)
     assert out("head -c 3 /dev/zero | wc -c; echo x > /dev/null; head -c 8 /dev/urandom | wc -c").split() == ["3", "8"]
-    assert "No space" in sh("echo x > /dev/full").stderr
+    assert "No space" in sh("head -c 1 /dev/zero > /dev/full").stderr
 
 
 def test_a_device_of_the_hosts() -> None:

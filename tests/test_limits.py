@@ -11,7 +11,7 @@ import pytest
 
 import pycontainer as pc
 from conftest import need
-from containers import ROOT, nothing_left, out, python, sh, sleeper
+from containers import PYTHON, ROOT, nothing_left, out, python, sh, sleeper
 from pycontainer.runtime import cgroups
 
 pytestmark = pytest.mark.cgroup
@@ -55,21 +55,22 @@ def test_out_of_memory_is_an_error_of_its_own() -> None:
 
 def test_a_child_that_is_killed_for_memory_is_told_too() -> None:
     require("memory")
-    script = "tail -c 200000000 /dev/zero >/dev/null; exit 5"
-    result = sh(script, memory="32M")
+    code = f"import subprocess; subprocess.run({[*PYTHON, EAT, str(256 * MIB)]!r}); raise SystemExit(5)"
+    result = python(code, memory="64M")
     assert (result.returncode, result.cause) == (5, "oom")
 
 
 def test_a_program_that_handles_it_has_succeeded() -> None:
     require("memory")
-    result = sh("tail -c 200000000 /dev/zero >/dev/null 2>&1; exit 0", memory="32M")
+    code = f"import subprocess; subprocess.run({[*PYTHON, EAT, str(256 * MIB)]!r})"
+    result = python(code, memory="64M")
     assert (result.returncode, result.cause) == (0, "exited")
 
 
 def test_memory_of_an_exec() -> None:
     require("memory")
     with sleeper(memory="64M") as container:
-        done = container.exec(["tail", "-c", "300000000", "/dev/zero"], capture_output=True)
+        done = container.exec([*PYTHON, EAT, str(256 * MIB)], capture_output=True)
         assert (done.returncode, done.cause) == (-9, "oom")
         after = container.exec(["sh", "-c", "exit 3"])
         assert (after.returncode, after.cause) == (3, "exited")
@@ -195,9 +196,11 @@ def test_pids_are_enforced() -> None:
 
 def test_pids_default_and_unlimited() -> None:
     require("pids")
-    script = "cat /sys/fs/cgroup/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids/pids.max"
+    script = "cat /sys/fs/cgroup/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || echo none"
     assert out(script) == "4096"
-    assert out(script, pids=-1) == "max"
+    # Without any limit there may be no group at all.
+    assert out(script, pids=-1) in ("max", "none")
+    assert out(script, pids=0) in ("max", "none")
     assert out(script, pids=100) == "100"
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pycontainer.options import Options
     from pycontainer.runtime.cgroups import CgroupMount
     from pycontainer.session import Session
+    from pycontainer.store import RootFS
 
 Arguments = Sequence["str | bytes | os.PathLike[Any]"]
 
@@ -128,9 +129,10 @@ def _shown(args: Any, argv: tuple[bytes, ...]) -> Any:
     return args if args else [os.fsdecode(word) for word in argv]
 
 
-def identity(image: Image, user: str | None, session: Session) -> Identity:
-    """Who the program is, looked up in the image's own account files."""
-    root = image.rootfs()
+def identity(image: Image, user: str | None, session: Session, root: RootFS | None = None) -> Identity:
+    """Who the program is, looked up in the image's own account files; `root` where the image may
+    have been removed since."""
+    root = root or image.rootfs()
     asked = image.config.user if user is None else user
     if isinstance(root, HostRoot):
         passwd, group = host_account_files()

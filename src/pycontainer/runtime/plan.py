@@ -243,14 +243,15 @@ def _template(shape: Shape) -> _Template:
     _user_mounts(after, shape.mounts, trees)
     _working_directory(after, shape.program)
     after.pivot()
+    # Before /proc/sys becomes read-only.
+    for name, value in shape.sysctls:
+        after.sysctl(name, value)
     for path in shape.masked:
         after.mask(path)
     for path in shape.readonly:
         after.readonly(path)
     if shape.own_network:
         after.loopback()
-    for name, value in shape.sysctls:
-        after.sysctl(name, value)
     if shape.read_only:
         after.remount("/", MS_RDONLY)
     head, end = _program(data, shape.program)
