@@ -261,6 +261,7 @@ def begin_joining(
         env=command.env,
         pass_fds=options.pass_fds,
         tty=_DEFAULT_TERMINAL if options.tty else None,
+        own_network=options.network != "host",
     )
     flags = START["INIT"] | (START["REPORT"] if report else 0)
     job = session.supervisor.start(

@@ -195,6 +195,11 @@ def shape(
     cgroup_mounts: tuple[CgroupMount, ...],
 ) -> plan.Shape:
     """Everything about the container that does not change from one start to the next."""
+    if options.userns == "host" and session.rootless:
+        raise CapabilityUnavailable(
+            'userns="host": an ordinary user\'s containers are in a user namespace',
+            remedy="run as root, or leave userns at 'auto'",
+        )
     root = image.rootfs()
     host = isinstance(root, HostRoot)
     cwd = options.cwd or image.config.cwd or "/"
@@ -234,7 +239,8 @@ def _shape(
         cgroup_mounts=cgroup_mounts,
         masked=masked,
         readonly=readonly,
-        sysctls=options["sysctls"],
+        # The host name is set by its own call: its sysctl is the real root's alone.
+        sysctls=tuple([pair for pair in options["sysctls"] if pair[0] != "kernel/hostname"]),
         devices=(*_devices(options["devices"]), *(_all_devices() if privileged else ())),
         shm_size=options["shm_size"],
         read_only=options["read_only"],

@@ -172,9 +172,10 @@ def joining(
     env: Mapping[str, str],
     pass_fds: Sequence[int],
     tty: tuple[int, int] | None,
+    own_network: bool,
 ) -> bytes:
     """The plan of a program in the namespaces and control groups of a running container."""
-    template = _joining_template(program)
+    template = _joining_template(program, own_network)
     data = template.data.copy()
     prepare, setup = Ops(data), Ops(data)
     if cgroup is not None:
@@ -253,17 +254,27 @@ def _template(shape: Shape) -> _Template:
     if shape.own_network:
         after.loopback()
     if shape.read_only:
-        after.remount("/", MS_RDONLY)
+        for path in _root_mounts(shape):
+            after.remount(path, MS_RDONLY)
     head, end = _program(data, shape.program)
     return _Template(data, before.encode(), after.encode(), head, end)
 
 
+def _root_mounts(shape: Shape) -> list[str]:
+    """The mounts that the root consists of, but those that the caller covered."""
+    parts = () if shape.host is None else shape.host.parts or ()
+    covered = {mount.target for mount in shape.mounts}
+    return ["/", *(f"/{name}" for name, kind, *_ in parts if kind == "overlay" and f"/{name}" not in covered)]
+
+
 @functools.lru_cache(maxsize=64)
-def _joining_template(program: Program) -> _Template:
+def _joining_template(program: Program, own_network: bool) -> _Template:
     data = Data()
     setup = Ops(data)
     setup.keyring()
-    setup.join(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP)
+    flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP
+    # The host's network cannot be joined from a user namespace, nor does it have to be.
+    setup.join(flags | CLONE_NEWNET if own_network else flags)
     setup.enter()
     head, end = _program(data, program)
     return _Template(data, setup.encode(), b"", head, end)
