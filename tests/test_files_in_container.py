@@ -37,6 +37,7 @@ def fingerprint(path: Path) -> dict[str, tuple[int, int, int, int, str]]:
 # The root.
 
 
+@as_root
 def test_the_hosts_files_are_there_and_never_written(tree: Path) -> None:
     # A copy outside /tmp of the host's would hide nothing: the canary lies in the host's own tree.
     before = fingerprint(tree)
@@ -50,10 +51,19 @@ def test_the_hosts_files_are_there_and_never_written(tree: Path) -> None:
 
 
 def test_the_system_can_be_written_to_where_root_could() -> None:
+    before = os.listdir("/etc"), os.stat("/etc").st_mtime_ns
+    made = "/etc/pycontainer-test /tmp/pycontainer-test /var/pycontainer-test /pycontainer-test"
+    assert out(f"touch {made} && mkdir /srv/pycontainer-test && rm {made} && echo ok") == "ok"
+    assert (os.listdir("/etc"), os.stat("/etc").st_mtime_ns) == before
+    assert not any(Path(path).exists() for path in (*made.split(), "/srv/pycontainer-test"))
+
+
+@as_root
+def test_files_of_the_system_can_be_changed() -> None:
     before = fingerprint(Path("/etc/default"))
-    out("echo x > /etc/default/pycontainer-test && rm -f /etc/default/*; echo x > /pycontainer-test-file || true")
+    out("rm -f /etc/default/*; echo x > /etc/default/pycontainer-test; echo x > /etc/passwd")
     assert fingerprint(Path("/etc/default")) == before
-    assert not Path("/pycontainer-test-file").exists()
+    assert "root" in Path("/etc/passwd").read_text()
 
 
 @as_root
@@ -90,7 +100,7 @@ def test_a_read_only_root() -> None:
 
 def test_the_host_sees_no_mount_of_it(tree: Path) -> None:
     before = Path("/proc/self/mountinfo").read_text()
-    with sleeper(mounts=[pc.bind(tree, "/mnt/x"), pc.tmpfs("/mnt/y"), pc.content("x", "/mnt/z")]):
+    with sleeper(mounts=[pc.bind(tree, "/srv/x"), pc.tmpfs("/srv/y"), pc.content("x", "/srv/z")]):
         assert Path("/proc/self/mountinfo").read_text() == before
 
 
@@ -262,6 +272,7 @@ def test_the_repr_of_content_hides_it() -> None:
 # Mounts where the image is read-only, and into each other.
 
 
+@as_root
 def test_mounts_below_places_that_are_read_only(tree: Path) -> None:
     mounts = [pc.bind(tree, "/usr/share/pycontainer-test/deep"), pc.content("x", "/usr/lib/pycontainer-test")]
     assert out("cat /usr/share/pycontainer-test/deep/file /usr/lib/pycontainer-test", mounts=mounts) == "of the hostx"

@@ -20,8 +20,10 @@ from containers import ROOT, as_root, nothing_left, out, python, sh, unique_seco
 
 @pytest.fixture(scope="module", autouse=True)
 def warm() -> None:
-    """The supervisor is there before anything is counted."""
+    """The supervisor and the store's catalog are there before anything is counted."""
     pc.run("host", ["true"])
+    with pytest.raises(pc.ImageNotFound):
+        pc.Image.get("no-such-image")
 
 
 # Results.
