@@ -59,8 +59,11 @@ def describe(path):
 def content(path):
     if not os.path.isfile(path) and not describe(path).get("device"):
         return None
-    with open(path, "rb") as file:
-        return len(file.read(4096))
+    try:
+        with open(path, "rb") as file:
+            return len(file.read(4096))
+    except PermissionError:
+        return None
 
 
 def write_error(path):

@@ -300,10 +300,15 @@ while time.monotonic() < end:
                 if int(status["CapPrm"], 16) & ~%d or status["Name"].strip().startswith("pycontainer"):
                     got.append(status)
                 os.kill(pid, signal.SIGKILL)
-            if opening(f"/proc/{pid}/mem", os.O_RDWR) == 0:
-                with open(f"/proc/{pid}/comm") as file:
-                    if file.read().startswith("pycontainer"):
-                        got.append("mem")
+            # Where the supervisor's program lies; of a process that has ended nothing can be read.
+            memory = os.open(f"/proc/{pid}/mem", os.O_RDWR)
+            try:
+                taken = os.pread(memory, 8, 0x400000)
+            finally:
+                os.close(memory)
+            with open(f"/proc/{pid}/comm") as file:
+                if taken and file.read().startswith("pycontainer"):
+                    got.append("mem")
         except OSError:
             continue
 answer([len(seen), got])
@@ -563,12 +568,13 @@ def test_abstract_sockets_of_the_host_are_not_there() -> None:
 
 
 OWN_SOCKET = """
-import socket, sys
+import os, socket, sys
 import pycontainer as pc
 with socket.socket(socket.AF_UNIX) as server:
     server.bind("/srv/agent")
     server.listen()
     done = pc.run("host", {command!r}, capture_output=True)
+    os.unlink("/srv/agent")
 sys.stdout.write(done.stdout.decode())
 """
 
@@ -596,7 +602,7 @@ def test_sockets_in_an_ordinary_users_files_are_not_there(mount: str, as_user: O
     """An agent's or a terminal multiplexer's socket in /tmp or /home is a way to be that user outside."""
     script = OWN_SOCKET.format(command=[*PYTHON, PRELUDE + CONNECT_PATH])
     if mount == "true":
-        script = script.replace("/srv/agent", f"{as_user.base}/tmp/agent")
+        script = script.replace("/srv/agent", f"/var/tmp/pycontainer-test-{os.getpid()}")
     setup = f'{mount}; exec "$@"'
     command = as_user.command([sys.executable, "-W", "error", "-c", script])
     done = subprocess.run(

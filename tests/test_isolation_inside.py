@@ -317,7 +317,6 @@ class TestOptions:
         report = inside.run(PROBE, no_new_privileges=False)
         assert (report["status"]["NoNewPrivs"], report["status"]["Seccomp"]) == ("0", "2")
 
-    @pytest.mark.xfail(strict=True, reason="plan.py writes sysctls after /proc/sys has become read-only")
     def test_sysctls(self) -> None:
         script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax"
         wanted = {"net.ipv4.ip_unprivileged_port_start": "80", "kernel.msgmax": 9000}
