@@ -231,7 +231,9 @@ def test_stdin_from_a_file(tmp_path: Path) -> None:
 def test_waiting_from_many_threads() -> None:
     with pc.start("host", ["sh", "-c", "sleep 0.3; exit 5"]) as container:
         codes: list[int] = []
-        threads = [threading.Thread(target=lambda: codes.append(container.wait(60).returncode)) for _ in range(8)]
+        threads = [
+            threading.Thread(target=lambda: codes.append(container.wait(60).returncode)) for _ in range(8)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -69,7 +69,10 @@ def test_files_of_the_system_can_be_changed() -> None:
 @as_root
 def test_even_programs_can_be_replaced() -> None:
     before = os.stat("/usr/bin/env")
-    assert out("echo fake > /usr/bin/env; cat /usr/bin/env; rm /usr/bin/yes; ls /usr/bin/yes 2>&1 | wc -l") == "fake\n1"
+    assert (
+        out("echo fake > /usr/bin/env; cat /usr/bin/env; rm /usr/bin/yes; ls /usr/bin/yes 2>&1 | wc -l")
+        == "fake\n1"
+    )
     assert os.stat("/usr/bin/env") == before
 
 
@@ -132,7 +135,9 @@ def test_a_bind_of_a_file(tree: Path) -> None:
     assert (tree / "file").read_text() == "written\n"
 
 
-def test_a_relative_source_starts_at_the_current_directory(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_source_starts_at_the_current_directory(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tree)
     assert out("cat /x", mounts=[pc.bind("file", "/x")]) == "of the host"
 
@@ -169,7 +174,8 @@ subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tree + "/sub"], check=True)
 open(tree + "/sub/below", "w").write("x")
 def seen(**options):
     bind = mounts.bind(tree, "/d", **options)
-    return pc.run("host", ["sh", "-c", "ls /d/sub; touch /d/sub/x"], mounts=[bind], capture_output=True, text=True)
+    command = ["sh", "-c", "ls /d/sub; touch /d/sub/x"]
+    return pc.run("host", command, mounts=[bind], capture_output=True, text=True)
 assert seen().stdout == "below\\n", seen()
 assert seen(recursive=False).stdout == "deep\\n"
 assert "Read-only" in seen(ro=True).stderr, seen(ro=True)
@@ -188,7 +194,9 @@ def test_links_in_a_target_stay_inside(tree: Path) -> None:
     """A link in the image leads within the container's root, never to the host's file."""
     (tree / "link").symlink_to("/etc")
     before = os.stat("/etc/pycontainer-no-such") if Path("/etc/pycontainer-no-such").exists() else None
-    assert out(f"cat {tree}/link/bound; cat /etc/bound", mounts=[pc.content("x", f"{tree}/link/bound")]) == "xx"
+    assert (
+        out(f"cat {tree}/link/bound; cat /etc/bound", mounts=[pc.content("x", f"{tree}/link/bound")]) == "xx"
+    )
     assert before is None
     assert not Path("/etc/bound").exists()
 
@@ -240,9 +248,9 @@ def test_content() -> None:
 
 def test_content_as_text_over_a_file_of_the_image() -> None:
     before = Path("/etc/passwd").read_bytes()
-    assert out("cat /etc/passwd; id -un", mounts=[pc.content("königin:x:0:0::/:/bin/sh\n", "/etc/passwd")]) == (
-        "königin:x:0:0::/:/bin/sh\nkönigin"
-    )
+    assert out(
+        "cat /etc/passwd; id -un", mounts=[pc.content("königin:x:0:0::/:/bin/sh\n", "/etc/passwd")]
+    ) == ("königin:x:0:0::/:/bin/sh\nkönigin")
     assert Path("/etc/passwd").read_bytes() == before
 
 
@@ -255,7 +263,9 @@ def test_content_may_be_written_by_its_owner_and_stays_inside() -> None:
 
 def test_much_content() -> None:
     data = os.urandom(4 * 2**20)
-    result = pc.run("host", ["sha256sum", "/big"], mounts=[pc.content(data, "/big")], capture_output=True, text=True)
+    result = pc.run(
+        "host", ["sha256sum", "/big"], mounts=[pc.content(data, "/big")], capture_output=True, text=True
+    )
     assert result.stdout.split()[0] == hashlib.sha256(data).hexdigest()
 
 
@@ -275,7 +285,10 @@ def test_the_repr_of_content_hides_it() -> None:
 @as_root
 def test_mounts_below_places_that_are_read_only(tree: Path) -> None:
     mounts = [pc.bind(tree, "/usr/share/pycontainer-test/deep"), pc.content("x", "/usr/lib/pycontainer-test")]
-    assert out("cat /usr/share/pycontainer-test/deep/file /usr/lib/pycontainer-test", mounts=mounts) == "of the hostx"
+    assert (
+        out("cat /usr/share/pycontainer-test/deep/file /usr/lib/pycontainer-test", mounts=mounts)
+        == "of the hostx"
+    )
     assert not Path("/usr/share/pycontainer-test").exists()
     assert not Path("/usr/lib/pycontainer-test").exists()
 
@@ -299,10 +312,13 @@ def test_a_tmpfs_below_dev_and_run() -> None:
 
 def test_the_usual_devices() -> None:
     names = out("ls /dev").split()
-    assert {"null", "zero", "full", "random", "urandom", "tty", "fd", "stdin", "stdout", "stderr", "ptmx", "pts",
-            "shm"} <= set(names)  # fmt: skip
+    usual = "null zero full random urandom tty fd stdin stdout stderr ptmx pts shm"
+    assert set(usual.split()) <= set(names)
     assert not {"sda", "vda", "mem", "kmsg", "loop0", "fuse"} & set(names)
-    assert out("head -c 3 /dev/zero | wc -c; echo x > /dev/null; head -c 8 /dev/urandom | wc -c").split() == ["3", "8"]
+    assert out("head -c 3 /dev/zero | wc -c; echo x > /dev/null; head -c 8 /dev/urandom | wc -c").split() == [
+        "3",
+        "8",
+    ]
     assert "No space" in sh("head -c 1 /dev/zero > /dev/full").stderr
 
 

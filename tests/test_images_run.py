@@ -30,7 +30,21 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("bin", "etc", "root", "home/alice", "tmp"):
         (path / name).mkdir(parents=True)
     shutil.copy(BUSYBOX, path / "bin/busybox")
-    for name in ("sh", "cat", "ls", "id", "env", "pwd", "echo", "sleep", "touch", "rm", "stat", "mkdir", "hostname"):
+    for name in (
+        "sh",
+        "cat",
+        "ls",
+        "id",
+        "env",
+        "pwd",
+        "echo",
+        "sleep",
+        "touch",
+        "rm",
+        "stat",
+        "mkdir",
+        "hostname",
+    ):
         (path / "bin" / name).symlink_to("busybox")
     (path / "etc/passwd").write_text(PASSWD)
     (path / "etc/group").write_text(GROUP)
@@ -62,7 +76,12 @@ def test_a_directory(image: pc.Image) -> None:
 def test_what_is_written_is_thrown_away(image: pc.Image, rootfs: Path) -> None:
     with nothing_left():
         output(image, "echo x > /etc/motd; rm /etc/passwd; mkdir /new; touch /new/file")
-    assert output(image, "cat /etc/motd; ls /new 2>/dev/null; cat /etc/passwd | head -c 4 2>/dev/null || true")[0] == "of"
+    assert (
+        output(image, "cat /etc/motd; ls /new 2>/dev/null; cat /etc/passwd | head -c 4 2>/dev/null || true")[
+            0
+        ]
+        == "of"
+    )
     assert (rootfs / "etc/motd").read_text() == "of the image\n"
     assert containers() == []
 
@@ -84,7 +103,10 @@ def test_nothing_stays_whatever_the_end(image: pc.Image) -> None:
 
 
 def test_a_tree_of_a_container_that_nobody_may_enter_is_removed(image: pc.Image) -> None:
-    output(image, "mkdir -p /locked/deep; touch /locked/deep/file; chmod 0 /locked/deep/file /locked/deep /locked")
+    output(
+        image,
+        "mkdir -p /locked/deep; touch /locked/deep/file; chmod 0 /locked/deep/file /locked/deep /locked",
+    )
     until(lambda: containers() == [], "the tree is gone")
 
 
@@ -216,8 +238,8 @@ def test_a_read_only_root(image: pc.Image) -> None:
 
 def test_mounts_and_options_work_as_on_the_host_image(image: pc.Image, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("bound")
-    options = {"mounts": [pc.bind(tmp_path, "/deep/in", ro=True), pc.tmpfs("/t", size="1M"), pc.content("c", "/c")],
-               "hostname": "box", "env": {"A": "1"}}  # fmt: skip
+    mounts = [pc.bind(tmp_path, "/deep/in", ro=True), pc.tmpfs("/t", size="1M"), pc.content("c", "/c")]
+    options = {"mounts": mounts, "hostname": "box", "env": {"A": "1"}}
     assert output(image, "cat /deep/in/file; echo; cat /c; echo; hostname; echo $A", **options) == [
         "bound", "c", "box", "1",
     ]  # fmt: skip

@@ -12,8 +12,10 @@ import pycontainer as pc
 from containers import ROOT, as_root, nothing_left, out, python, sh, sleeper
 from pycontainer.runtime.isolation import CAPABILITIES, DEFAULT_CAPABILITIES
 
-REFUSES_MKDIR = {"defaultAction": "SCMP_ACT_ALLOW",
-                 "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]}  # fmt: skip
+REFUSES_MKDIR = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}],
+}
 
 
 def capabilities(**options: object) -> set[str]:
@@ -77,7 +79,9 @@ def test_privileged() -> None:
     assert "SYS_ADMIN" in found
     assert status("Seccomp", privileged=True) == "0"
     assert status("NoNewPrivs", privileged=True) == "0"
-    assert out("cat /proc/kcore 2>&1 | head -c 0; mount -t tmpfs tmpfs /mnt && echo ok", privileged=True) == "ok"
+    assert (
+        out("cat /proc/kcore 2>&1 | head -c 0; mount -t tmpfs tmpfs /mnt && echo ok", privileged=True) == "ok"
+    )
 
 
 def test_seccomp() -> None:
@@ -122,9 +126,13 @@ def test_sysctls() -> None:
     script = "cat /proc/sys/kernel/shmmni /proc/sys/net/ipv4/ip_forward"
     before = [Path(f"/proc/sys/{name}").read_text() for name in ("kernel/shmmni", "net/ipv4/ip_forward")]
     assert out(script, sysctls={"kernel.shmmni": 123, "net.ipv4.ip_forward": "1"}).split() == ["123", "1"]
-    assert [Path(f"/proc/sys/{name}").read_text() for name in ("kernel/shmmni", "net/ipv4/ip_forward")] == before
+    assert [
+        Path(f"/proc/sys/{name}").read_text() for name in ("kernel/shmmni", "net/ipv4/ip_forward")
+    ] == before
     assert sh("echo 5 > /proc/sys/kernel/shmmni").returncode != 0
-    assert out("hostname; echo $HOSTNAME", sysctls={"kernel.hostname": "by-sysctl"}).split() == ["by-sysctl"] * 2
+    assert (
+        out("hostname; echo $HOSTNAME", sysctls={"kernel.hostname": "by-sysctl"}).split() == ["by-sysctl"] * 2
+    )
     if ROOT:
         assert out("cat /proc/sys/kernel/domainname", sysctls={"kernel.domainname": "a.org"}) == "a.org"
 

@@ -17,7 +17,7 @@ from pycontainer.runtime import cgroups
 pytestmark = pytest.mark.cgroup
 
 MIB = 2**20
-EAT = "import sys; data = bytearray(int(sys.argv[1])); data[::4096] = b'x' * len(data[::4096]); print(len(data))"
+EAT = "import sys; data = bytearray(int(sys.argv[1])); page = data[::4096]; data[::4096] = b'x' * len(page)"
 
 
 def available(controller: str) -> bool:
@@ -162,7 +162,7 @@ def test_cpuset() -> None:
 
 
 def test_a_cpu_that_is_not_there() -> None:
-    with nothing_left(), pytest.raises((pc.CapabilityUnavailable, pc.InvalidOption), match="8000|cpuset"):
+    with nothing_left(), pytest.raises((pc.CapabilityUnavailable, pc.InvalidOption), match=r"8000|cpuset"):
         sh("true", cpuset="8000")
 
 
@@ -196,7 +196,9 @@ def test_pids_are_enforced() -> None:
 
 def test_pids_default_and_unlimited() -> None:
     require("pids")
-    script = "cat /sys/fs/cgroup/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || echo none"
+    script = (
+        "cat /sys/fs/cgroup/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || echo none"
+    )
     assert out(script) == "4096"
     # Without any limit there may be no group at all.
     assert out(script, pids=-1) in ("max", "none")
@@ -272,7 +274,12 @@ def test_a_device_that_is_not_there() -> None:
 
 @pytest.mark.parametrize(
     ("controller", "options"),
-    [("memory", {"memory": "64M"}), ("cpu", {"cpus": 1}), ("pids", {"pids": 10}), ("cpuset", {"cpuset": "0"})],
+    [
+        ("memory", {"memory": "64M"}),
+        ("cpu", {"cpus": 1}),
+        ("pids", {"pids": 10}),
+        ("cpuset", {"cpuset": "0"}),
+    ],
 )
 def test_a_limit_is_enforced_or_refused(controller: str, options: dict[str, object]) -> None:
     if available(controller):

@@ -215,7 +215,9 @@ def test_communicate_in_one_thread_and_kill_in_another(container: pc.Container) 
 
 def test_many_at_once(container: pc.Container) -> None:
     with nothing_left():
-        processes = [container.popen(["sh", "-c", f"read x; echo {n}"], stdin=PIPE, stdout=PIPE) for n in range(20)]
+        processes = [
+            container.popen(["sh", "-c", f"read x; echo {n}"], stdin=PIPE, stdout=PIPE) for n in range(20)
+        ]
         found = [process.communicate(b"\n", timeout=60)[0] for process in processes]
         assert found == [f"{n}\n".encode() for n in range(20)]
         del processes

@@ -39,7 +39,9 @@ def test_input_that_nobody_reads_does_no_harm() -> None:
 
 
 def test_input_that_is_read_in_part() -> None:
-    result = pc.run("host", ["head", "-c", "3"], input=b"abcdef" * 10**6, capture_output=True, timeout=SECONDS)
+    result = pc.run(
+        "host", ["head", "-c", "3"], input=b"abcdef" * 10**6, capture_output=True, timeout=SECONDS
+    )
     assert result.stdout == b"abc"
 
 
@@ -164,7 +166,9 @@ def host_program(code: str, **options: object) -> subprocess.CompletedProcess[by
 
 def test_a_terminal_of_the_hosts_is_written_to_but_never_handed_over() -> None:
     ours, theirs = os.openpty()
-    code = "pc.run('host', ['sh', '-c', 'test -t 1 || echo no terminal; readlink /proc/self/fd/1 | cut -c1-4'])"
+    code = (
+        "pc.run('host', ['sh', '-c', 'test -t 1 || echo no terminal; readlink /proc/self/fd/1 | cut -c1-4'])"
+    )
     try:
         host_program(code, stdin=theirs, stdout=theirs, stderr=theirs)
         os.set_blocking(ours, False)
@@ -178,7 +182,8 @@ def test_a_host_whose_streams_are_closed() -> None:
     code = """
         import os
         for fd in (0, 1, 2): os.close(fd)
-        result = pc.run("host", ["sh", "-c", "cat; echo kept; echo kept >&2"], input=b"in ", capture_output=True)
+        command = ["sh", "-c", "cat; echo kept; echo kept >&2"]
+        result = pc.run("host", command, input=b"in ", capture_output=True)
         os._exit(0 if (result.stdout, result.stderr) == (b"in kept\\n", b"kept\\n") else 1)
     """
     host_program(code)

@@ -26,7 +26,9 @@ def test_without_it_there_is_none() -> None:
 
 
 def test_it_is_the_controlling_terminal_of_a_session_of_its_own() -> None:
-    code = "import os; print(os.getsid(0) == os.getpid() == os.tcgetpgrp(0)); open('/dev/tty', 'w').write('ok')"
+    code = (
+        "import os; print(os.getsid(0) == os.getpid() == os.tcgetpgrp(0)); open('/dev/tty', 'w').write('ok')"
+    )
     assert python(code, tty=True).stdout.split() == ["True", "ok"]
 
 
