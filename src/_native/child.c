@@ -84,6 +84,7 @@ arrange_descriptors(struct pctr_spawn *spawn, int *fds)
     keep[kept++] = context->report;
     keep[kept++] = context->supervisor;
     keep[kept++] = context->target;
+    keep[kept++] = context->network;
     return pctr_close_all_but(keep, (unsigned)kept);
 }
 

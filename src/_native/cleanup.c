@@ -17,6 +17,7 @@ context_of(struct pctr_record *record)
                                  .cgroup = -1,
                                  .supervisor = -1,
                                  .report = -1,
+                                 .network = -1,
                                  .terminal = -1,
                                  .record = record};
 }

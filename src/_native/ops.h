@@ -15,6 +15,7 @@ struct pctr_context {
     int cgroup;                 /* directory to clone into, or -1 */
     int supervisor;             /* its pidfd, or -1 */
     int report;                 /* the child's end of the report socket, or -1 */
+    int network;                /* a network namespace made in advance, or -1 */
     int terminal;               /* our side of the container's terminal, or -1 */
     uint64_t executed_ns;       /* when EXEC was reached; the init process shares this memory */
     struct pctr_record *record; /* receives stage, op, error, code, detail of a failure */
@@ -31,8 +32,8 @@ pctr_op_fn pctr_op_mkdir, pctr_op_write, pctr_op_rmdir, pctr_op_cgroup_into, pct
 /* ops_tree.c: whole trees */
 pctr_op_fn pctr_op_remove_tree, pctr_op_apply_layer;
 /* ops_namespace.c */
-pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_setns, pctr_op_keyring, pctr_op_loopback,
-    pctr_op_hostname, pctr_op_domainname, pctr_op_sysctl;
+pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_network, pctr_op_keyring, pctr_op_hostname,
+    pctr_op_sysctl;
 /* ops_mount.c */
 pctr_op_fn pctr_op_propagation, pctr_op_root, pctr_op_mount, pctr_op_bind, pctr_op_mask,
     pctr_op_readonly, pctr_op_remount, pctr_op_pivot, pctr_op_enter, pctr_op_open_tree;

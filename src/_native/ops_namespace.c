@@ -1,5 +1,6 @@
-/* Namespaces and what lives in them: names, sysctls, the loopback device, keyrings. */
+/* Namespaces and what lives in them: names, sysctls, keyrings, the network. */
 #define _GNU_SOURCE
+#include "netpool.h"
 #include "ops.h"
 #include "util.h"
 
@@ -7,11 +8,8 @@
 #include <linux/keyctl.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
-#include <net/if.h>
 #include <sched.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -30,12 +28,6 @@ pctr_op_join(struct pctr_context *context, const struct pctr_op *op)
 }
 
 int
-pctr_op_setns(struct pctr_context *context, const struct pctr_op *op)
-{
-    return pctr_result(setns(context->fds[op->arg], (int)op->n1));
-}
-
-int
 pctr_op_keyring(struct pctr_context *context, const struct pctr_op *op)
 {
     (void)context;
@@ -45,19 +37,13 @@ pctr_op_keyring(struct pctr_context *context, const struct pctr_op *op)
     return result == -ENOSYS ? 0 : result;
 }
 
+/* A network namespace of its own: one made in advance, or a new one. */
 int
-pctr_op_loopback(struct pctr_context *context, const struct pctr_op *op)
+pctr_op_network(struct pctr_context *context, const struct pctr_op *op)
 {
-    struct ifreq request = {.ifr_flags = IFF_UP | IFF_RUNNING};
-
-    (void)context;
     (void)op;
-    PCTR_AUTO_FD sock = pctr_result(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    if (sock < 0) {
-        return sock;
-    }
-    memcpy(request.ifr_name, "lo", sizeof "lo");
-    return pctr_result(ioctl(sock, SIOCSIFFLAGS, &request));
+    return context->network >= 0 ? pctr_result(setns(context->network, CLONE_NEWNET))
+                                 : pctr_netpool_make();
 }
 
 int
@@ -65,13 +51,6 @@ pctr_op_hostname(struct pctr_context *context, const struct pctr_op *op)
 {
     const char *name = pctr_text(context, op->s1);
     return pctr_result(sethostname(name, strlen(name)));
-}
-
-int
-pctr_op_domainname(struct pctr_context *context, const struct pctr_op *op)
-{
-    const char *name = pctr_text(context, op->s1);
-    return pctr_result(setdomainname(name, strlen(name)));
 }
 
 /* The write must reach procfs: what an image put at /proc, or a link in it, is refused. */

@@ -91,11 +91,9 @@ enum pctr_op_code {
     PCTR_OP_CGROUP_JOIN = 11, /* s1 a cgroup.procs file */
     PCTR_OP_UNSHARE = 12,     /* n1 CLONE_NEW* flags */
     PCTR_OP_JOIN = 13,        /* n1 CLONE_NEW* flags of the target job's namespaces */
-    PCTR_OP_SETNS = 14,       /* arg fd, n1 CLONE_NEW* flag */
     PCTR_OP_KEYRING = 15,     /* a fresh anonymous session keyring */
-    PCTR_OP_LOOPBACK = 16,    /* bring lo up */
+    PCTR_OP_NETWORK = 16,     /* a network namespace of its own, with loopback up */
     PCTR_OP_HOSTNAME = 17,    /* s1 name */
-    PCTR_OP_DOMAINNAME = 18,  /* s1 name */
     PCTR_OP_SYSCTL = 19,      /* s1 path below /proc/sys, s2 data of `size` bytes */
 
     /* The file system, before the pivot; targets are resolved beneath the current root. */

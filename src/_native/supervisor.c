@@ -4,6 +4,7 @@
 #include "cleanup.h"
 #include "init.h"
 #include "job.h"
+#include "netpool.h"
 #include "spawn.h"
 #include "userns.h"
 #include "util.h"
@@ -20,6 +21,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* What an epoll event tells of; job numbers begin above these. */
+enum { EVENT_REQUEST = 1, EVENT_HOST_GONE = 2, EVENT_CHILD = 3, EVENT_NETWORK = 4 };
 
 /* One request at a time is looked at, so one buffer serves all. */
 static _Alignas(16) char buffer[sizeof(struct pctr_request) + PCTR_MAX_INLINE];
@@ -123,6 +127,29 @@ fail(struct pctr_job *job, enum pctr_stage stage, int error)
     return error;
 }
 
+static bool
+has_network(const struct pctr_plan_view *plan)
+{
+    for (unsigned i = 0; i < plan->nops; i++) {
+        if (plan->ops[i].code == PCTR_OP_NETWORK) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* While the container just cloned goes its way, the next one's network is made. */
+static void
+refill_networks(void)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = EVENT_NETWORK};
+    int worker = pctr_netpool_refill();
+
+    if (worker >= 0) {
+        (void)epoll_ctl(state.epoll, EPOLL_CTL_ADD, worker, &event);
+    }
+}
+
 /* Everything between a job's place in the table and its running child. */
 static int
 launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct body *body)
@@ -148,14 +175,20 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct body *body)
     }
     job->report = pair[0];
     PCTR_AUTO_FD report = pair[1];
+    bool networked = has_network(&context->plan);
+    PCTR_AUTO_FD network = networked ? pctr_netpool_take() : -1;
     context->target = target;
     context->report = report;
+    context->network = network;
     pid_t pid = pctr_spawn(spawn);
     pctr_close(&context->cgroup);
     if (pid < 0) {
         return pid;
     }
     job->pid = pid;
+    if (networked) {
+        refill_networks();
+    }
     return 0;
 }
 
@@ -215,6 +248,7 @@ start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
                                               .cgroup = -1,
                                               .supervisor = state.own_pidfd,
                                               .report = -1,
+                                              .network = -1,
                                               .terminal = -1,
                                               .record = &job->record};
         error = launch(job, &spawn, &body);
@@ -381,9 +415,6 @@ watch(int fd, uint64_t data)
     return pctr_result(epoll_ctl(state.epoll, EPOLL_CTL_ADD, fd, &event));
 }
 
-/* Job numbers begin above these. */
-enum { EVENT_REQUEST = 1, EVENT_HOST_GONE = 2, EVENT_CHILD = 3, EVENT_FIRST_JOB = 16 };
-
 static void
 handle(uint64_t event, int signals)
 {
@@ -395,6 +426,9 @@ handle(uint64_t event, int signals)
     }
     else if (event == EVENT_CHILD) {
         reap(signals);
+    }
+    else if (event == EVENT_NETWORK) {
+        (void)pctr_netpool_receive();
     }
     else {
         struct pctr_job *job = pctr_job_by_id(event);

@@ -234,7 +234,11 @@ def _template(shape: Shape) -> _Template:
     data = Data()
     before, after = Ops(data), Ops(data)
     before.keyring()
-    before.unshare(_namespaces(shape))
+    # Not in the clone: the child makes them itself, so that several do it at once; and a cgroup
+    # namespace has its root where the process is when it is made.
+    before.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP)
+    if shape.own_network:
+        before.network()
     before.propagation(MS_PRIVATE)
     first = 0 if shape.host is None else overlay.open_host_trees(before, shape.host)
     trees = _open_trees(before, shape, first)
@@ -251,8 +255,6 @@ def _template(shape: Shape) -> _Template:
         after.mask(path)
     for path in shape.readonly:
         after.readonly(path)
-    if shape.own_network:
-        after.loopback()
     if shape.read_only:
         for path in _root_mounts(shape):
             after.remount(path, MS_RDONLY)
@@ -278,13 +280,6 @@ def _joining_template(program: Program, own_network: bool) -> _Template:
     setup.enter()
     head, end = _program(data, program)
     return _Template(data, setup.encode(), b"", head, end)
-
-
-def _namespaces(shape: Shape) -> int:
-    """Not in the clone: the child makes them itself, so that several do it at once; and a cgroup
-    namespace has its root where the process is when it is made."""
-    flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP
-    return flags | CLONE_NEWNET if shape.own_network else flags
 
 
 @attrs.frozen

@@ -147,8 +147,8 @@ class Ops:
     def keyring(self) -> None:
         self.add(OP["KEYRING"])
 
-    def loopback(self) -> None:
-        self.add(OP["LOOPBACK"])
+    def network(self) -> None:
+        self.add(OP["NETWORK"])
 
     def hostname(self, name: str) -> None:
         self.add(OP["HOSTNAME"], s1=self.data.text(name))
