@@ -53,7 +53,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> pc.Image:
         "script": b"#!/no/such/interpreter\n",
         "script-of-dir": b"#!/dir\n",
         "endless": b"#!/bin/endless\n",
-        "arm": b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 183, 1, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0),
+        "arm": b"\x7fELF\x02\x01\x01"
+        + bytes(9)
+        + struct.pack("<HHIQQQIHHHHHH", 2, 183, 1, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0),
         "cut-off": b"\x7fELF\x02\x01\x01",
         "empty": b"",
     }

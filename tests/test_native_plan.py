@@ -57,7 +57,14 @@ def test_fuzzing(tmp_path: Path) -> None:
     subprocess.run([*argv, NATIVE / "fuzz_plan.c", SOURCES / "plan.c", "-o", target], check=True)
     corpus = tmp_path / "corpus"
     shutil.copytree(CORPUS, corpus)
-    fuzz = [target, "-runs=200000", "-max_len=8192", "-max_total_time=20", f"-artifact_prefix={tmp_path}/", corpus]
+    fuzz = [
+        target,
+        "-runs=200000",
+        "-max_len=8192",
+        "-max_total_time=20",
+        f"-artifact_prefix={tmp_path}/",
+        corpus,
+    ]
     subprocess.run(fuzz, check=True, env=ENVIRONMENT, timeout=60, stderr=subprocess.DEVNULL)
 
 
@@ -125,7 +132,7 @@ def test_sanitised_supervisor(tmp_path: Path) -> None:
         "const char *__ubsan_default_options(void);\n"
         f'const char *__ubsan_default_options(void) {{ return "log_path={log}:print_stacktrace=1"; }}\n'
     )
-    program = compile_program(tmp_path / "supervisor", *sources, options, options=("-D_GNU_SOURCE", "-std=gnu11"))
+    program = compile_program(tmp_path / "supervisor", *sources, options, options=("-std=gnu11",))
     lines = host_process.run(RUNS, tmp_path, env={"SANITISED": str(program)}, timeout=90)
     reports = [path.read_text() for path in tmp_path.glob("report*")]
     assert reports == []
