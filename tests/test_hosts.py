@@ -468,7 +468,8 @@ def test_umask(tmp_path: Path, mask: str) -> None:
     script = f"""
         os.umask({mask})
         works()
-        found = pc.run("host", ["sh", "-c", "umask; touch /tmp/new; stat -c %a /tmp/new"], capture_output=True)
+        shell = "umask; touch /tmp/new; stat -c %a /tmp/new"
+        found = pc.run("host", ["sh", "-c", shell], capture_output=True)
         assert found.stdout == b"0022\\n644\\n", found
         image = pc.Image.scratch()
         with pc.create(image, ["/nothing"]) as container:
