@@ -516,7 +516,6 @@ def test_a_device_that_may_be_made_cannot_be_opened(caps: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("mknod")
-@pytest.mark.xfail(strict=True, reason="binds are not nodev where CAP_MKNOD is handed out (launch.py)")
 def test_nor_in_a_bind_mount(tmp_path: Path) -> None:
     (tmp_path / "bind").mkdir()
     mounts = [pc.bind(tmp_path / "bind", "/mnt/bind")]
@@ -590,12 +589,7 @@ with socket.socket(socket.AF_UNIX) as any_socket:
     "mount",
     [
         "true",
-        pytest.param(
-            "mount -t tmpfs -o mode=1777 tmpfs /srv",
-            marks=pytest.mark.xfail(
-                strict=True, reason="overlay.py binds a top-level directory that is a mount"
-            ),
-        ),
+        "mount -t tmpfs -o mode=1777 tmpfs /srv",
     ],
 )
 def test_sockets_in_an_ordinary_users_files_are_not_there(mount: str, as_user: OrdinaryUser) -> None:

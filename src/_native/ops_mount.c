@@ -136,22 +136,35 @@ remount_by_path(int tree, uint64_t flags)
     return pctr_result(mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | kept | flags, NULL));
 }
 
-/* Adds flags to a mount (and with `recursive`, to those below), and sets its propagation. */
+/* Adds flags to a mount, and with `recursive` to those below. */
 static int
-set_attributes(int tree, uint64_t flags, uint64_t propagation, int recursive)
+set_attributes(int tree, uint64_t flags, int recursive)
 {
-    struct mount_attr attr = {.attr_set = attributes_of(flags), .propagation = propagation};
+    struct mount_attr attr = {.attr_set = attributes_of(flags)};
 
-    if (attr.attr_set == 0 && propagation == 0) {
+    if (attr.attr_set == 0) {
         return 0;
     }
     int result =
         pctr_result(syscall(SYS_mount_setattr, tree, "",
                             AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr, sizeof attr));
-    if (result == -ENOSYS && !recursive && propagation == 0) {
-        return remount_by_path(tree, flags);
+    return result == -ENOSYS && !recursive ? remount_by_path(tree, flags) : result;
+}
+
+/* Whether mounts made later cross over, for a mount and those below. */
+static int
+set_propagation(int tree, uint64_t propagation)
+{
+    struct mount_attr attr = {.propagation = propagation};
+    char path[32];
+
+    int result = pctr_result(
+        syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof attr));
+    if (result != -ENOSYS) {
+        return result;
     }
-    return result;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", tree);
+    return pctr_result(mount(NULL, path, NULL, MS_REC | propagation, NULL));
 }
 
 static int
@@ -209,7 +222,10 @@ pctr_op_bind(struct pctr_context *context, const struct pctr_op *op)
     if (op->flags & PCTR_OPF_CREATE) {
         make = S_ISDIR(status.st_mode) ? PCTR_MAKE_DIRECTORY : PCTR_MAKE_EMPTY_FILE;
     }
-    int error = set_attributes(tree, op->n1, op->n2, recursive);
+    int error = set_attributes(tree, op->n1, recursive);
+    if (error >= 0) {
+        error = set_propagation(tree, op->n2);
+    }
     if (error < 0) {
         return error;
     }
@@ -232,8 +248,12 @@ pctr_op_mask(struct pctr_context *context, const struct pctr_op *op)
         return -errno;
     }
     if (S_ISDIR(status.st_mode)) {
-        return mount_at(target, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
-                        "size=0,mode=555");
+        PCTR_AUTO_FD empty = clone_tree(AT_FDCWD, pctr_text(context, op->s2), 0);
+        if (empty < 0) {
+            return empty;
+        }
+        int error = set_attributes(empty, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, 0);
+        return error < 0 ? error : attach_tree(empty, target);
     }
     PCTR_AUTO_FD null =
         pctr_openat2(context->root, "dev/null", O_PATH, 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
@@ -258,7 +278,7 @@ pctr_op_readonly(struct pctr_context *context, const struct pctr_op *op)
     if (tree < 0) {
         return tree;
     }
-    int error = set_attributes(tree, MS_RDONLY, 0, recursive);
+    int error = set_attributes(tree, MS_RDONLY, recursive);
     return error < 0 ? error : attach_tree(tree, target);
 }
 
@@ -268,7 +288,7 @@ pctr_op_remount(struct pctr_context *context, const struct pctr_op *op)
     PCTR_AUTO_FD target =
         pctr_resolve(context, pctr_text(context, op->s1), op->flags, PCTR_MAKE_NOTHING);
 
-    return target < 0 ? target : set_attributes(target, op->n1, 0, 0);
+    return target < 0 ? target : set_attributes(target, op->n1, 0);
 }
 
 /* pivot_root(2), "pivot_root(".", ".")": the old root ends up on top of the new one, at ".",

@@ -216,7 +216,7 @@ def begin_container(
     command = launch.command(image, args, options, who, hostname)
     limits = options.limits()
     groups = session.limits(container, limits, defaults=options.pids is None)
-    shape = launch.shape(session, image, options, who, groups.mounts)
+    shape = launch.shape(session, image, options, who, groups)
     terminal = _DEFAULT_TERMINAL if options.tty else None
     encoded = plan.container(
         shape,

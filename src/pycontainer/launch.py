@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from pycontainer.store import HostRoot, LayeredRoot
 if TYPE_CHECKING:
     from pycontainer.image import Image
     from pycontainer.options import Options
-    from pycontainer.runtime.cgroups import CgroupMount
+    from pycontainer.runtime.cgroups import CgroupMount, CgroupPlan
     from pycontainer.session import Session
     from pycontainer.store import RootFS
 
@@ -174,7 +175,6 @@ def program(session: Session, options: Options, who: Identity, cwd: str) -> plan
         no_new_privileges=options.no_new_privileges and not options.privileged,
         rlimits=tuple([(RLIMITS[name], soft, hard) for name, soft, hard in options.ulimits]),
         tty=options.tty,
-        init=options.init,
     )
 
 
@@ -192,7 +192,7 @@ def shape(
     image: Image,
     options: Options,
     who: Identity,
-    cgroup_mounts: tuple[CgroupMount, ...],
+    groups: CgroupPlan,
 ) -> plan.Shape:
     """Everything about the container that does not change from one start to the next."""
     if options.userns == "host" and session.rootless:
@@ -209,7 +209,8 @@ def shape(
         host,
         session.store.path if host else "",
         session.rootless,
-        cgroup_mounts,
+        groups.mounts,
+        groups.links,
         wanted,
     )
 
@@ -221,6 +222,7 @@ def _shape(
     store: str,
     rootless: bool,
     cgroup_mounts: tuple[CgroupMount, ...],
+    cgroup_links: tuple[tuple[str, str], ...],
     wanted: tuple[Any, ...],
 ) -> plan.Shape:
     options = dict(zip(_SHAPE_OPTIONS, wanted, strict=True))
@@ -231,17 +233,22 @@ def _shape(
     if readonly is None:
         readonly = () if privileged else isolation.READONLY_PATHS
     own_network = options["network"] != "host"
-    mounts = tuple([_mount(mount) for mount in options["mounts"]])
+    # With CAP_MKNOD a program could make any device; where no file system takes one, it is of no use.
+    nodev = isolation.MS_NODEV if _can_make_devices(program) and not privileged else 0
+    mounts = tuple([_mount(mount, nodev) for mount in options["mounts"]])
+    everything = _all_devices() if privileged else ()
     return plan.Shape(
         program=program,
         host=overlay.host_view((store,), whole=not rootless) if host else None,
         mounts=(*(() if own_network else _resolver(host)), *mounts),
         cgroup_mounts=cgroup_mounts,
+        cgroup_links=cgroup_links,
         masked=masked,
         readonly=readonly,
         # The host name is set by its own call: its sysctl is the real root's alone.
         sysctls=tuple([pair for pair in options["sysctls"] if pair[0] != "kernel/hostname"]),
-        devices=(*_devices(options["devices"]), *(_all_devices() if privileged else ())),
+        devices=(*_devices(options["devices"]), *([(p, p) for p, _, _ in everything] if rootless else ())),
+        nodes=() if rootless else everything,
         shm_size=options["shm_size"],
         read_only=options["read_only"],
         own_network=own_network,
@@ -253,14 +260,13 @@ def _shape(
 
 
 def _can_make_devices(program: plan.Program) -> bool:
-    """With this capability a program could make any device; on a file system that has none it
-    could not open it."""
     return bool(program.capabilities >> isolation.CAPABILITIES["MKNOD"] & 1)
 
 
-def _mount(mount: Bind | Tmpfs | Content) -> plan.Mount:
+def _mount(mount: Bind | Tmpfs | Content, nodev: int) -> plan.Mount:
     if isinstance(mount, Bind):
-        return plan.BindMount(mount.src, mount.dst, mount.flags, mount.propagation_flags, mount.recursive)
+        flags = mount.flags | nodev
+        return plan.BindMount(mount.src, mount.dst, flags, mount.propagation_flags, mount.recursive)
     if isinstance(mount, Tmpfs):
         return plan.TmpfsMount(mount.dst, mount.flags, mount.data)
     return plan.FileMount(mount.dst, mount.data, mount.mode, mount.uid, mount.gid)
@@ -288,16 +294,17 @@ def _devices(devices: Sequence[Any]) -> tuple[tuple[str, str], ...]:
     return tuple([(device.src, device.dst) for device in devices])
 
 
-def _all_devices() -> tuple[tuple[str, str], ...]:
-    """Every node directly in the host's /dev, but those that each container has of its own."""
+def _all_devices() -> tuple[tuple[str, int, int], ...]:
+    """Every node directly in the host's /dev, but those that each container has of its own: path,
+    mode with type, number."""
     own = {device.name for device in isolation.DEVICES} | {name for name, _ in isolation.DEVICE_LINKS}
     own |= {"console"}
     found = []
     with os.scandir("/dev") as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            mode = entry.stat(follow_symlinks=False).st_mode & 0o170000
-            if mode in (0o020000, 0o060000) and entry.name not in own:
-                found.append((f"/dev/{entry.name}", f"/dev/{entry.name}"))
+            status = entry.stat(follow_symlinks=False)
+            if entry.name not in own and (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+                found.append((f"/dev/{entry.name}", status.st_mode, status.st_rdev))
     return tuple(found)
 
 

@@ -20,7 +20,6 @@ MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
-MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MS_SLAVE = 0x80000
 MS_SHARED = 0x100000
@@ -150,10 +149,8 @@ class Bind:
 
     @property
     def propagation_flags(self) -> int:
-        """MS_PRIVATE, MS_SLAVE or MS_SHARED, with MS_REC for the forms that start with r."""
-        if self.propagation in _PROPAGATION:
-            return _PROPAGATION[self.propagation]
-        return _PROPAGATION[self.propagation.removeprefix("r")] | MS_REC
+        """MS_PRIVATE, MS_SLAVE or MS_SHARED, for the mount and those below."""
+        return _PROPAGATION[self.propagation.removeprefix("r")]
 
 
 @attrs.frozen
@@ -220,7 +217,8 @@ def bind(
 
     `src` must exist when the container starts: a missing one is never made (a typing error would
     leave an empty directory on the host). `recursive` takes the mounts below `src` along, read-only
-    too where `ro` says so. `propagation` says whether mounts made later cross over (mount(2)).
+    too where `ro` says so. `propagation` says whether mounts made
+    later cross over (mount(2)), also those below `src`: the forms with and without r are one.
     """
     return Bind(
         src,

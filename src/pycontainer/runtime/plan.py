@@ -23,7 +23,7 @@ from pycontainer.runtime import isolation
 from pycontainer.runtime.isolation import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 from pycontainer.snapshot import overlay
 from pycontainer.supervisor import plan
-from pycontainer.supervisor.plan import CREATE, NO_SYMLINKS, OPTIONAL, RECURSIVE, Data, Ops
+from pycontainer.supervisor.plan import CREATE, MS_PRIVATE, NO_SYMLINKS, OPTIONAL, RECURSIVE, Data, Ops
 
 if TYPE_CHECKING:
     from pycontainer.runtime.cgroups import CgroupMount, CgroupPlan
@@ -33,8 +33,6 @@ CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWNET = 0x40000000
-
-MS_PRIVATE = 0x40000
 
 STDIO = 3
 """A request's descriptors begin with the three standard streams; what else is passed follows."""
@@ -86,7 +84,6 @@ class Program:
     no_new_privileges: bool
     rlimits: tuple[tuple[int, int, int], ...]
     tty: bool
-    init: bool
 
 
 @attrs.frozen(unsafe_hash=True, cache_hash=True)
@@ -98,11 +95,14 @@ class Shape:
     """The host image; None for layers."""
     mounts: tuple[Mount, ...]
     cgroup_mounts: tuple[CgroupMount, ...]
+    cgroup_links: tuple[tuple[str, str], ...]
     masked: tuple[str, ...]
     readonly: tuple[str, ...]
     sysctls: tuple[tuple[str, str], ...]
     devices: tuple[tuple[str, str], ...]
     """(source on the host, path in the container)."""
+    nodes: tuple[tuple[str, int, int], ...]
+    """More devices to make: path, mode with type, number."""
     shm_size: int | None
     read_only: bool
     own_network: bool
@@ -239,22 +239,25 @@ def _template(shape: Shape) -> _Template:
     before.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP)
     if shape.own_network:
         before.network()
-    before.propagation(MS_PRIVATE)
     first = 0 if shape.host is None else overlay.open_host_trees(before, shape.host)
     trees = _open_trees(before, shape, first)
+    # Only now: what a bind shares with the host's mounts, it has from the tree it was copied from.
+    before.propagation(MS_PRIVATE)
+    overlay.scratch(before, _cgroup_directories(shape))
+    _make_files(before, shape, trees)
     if shape.host is not None:
         overlay.host_root(after, shape.host, flags=shape.root_flags, userxattr=shape.rootless)
     _default_mounts(after, shape, trees)
     _user_mounts(after, shape.mounts, trees)
     _working_directory(after, shape.program)
-    after.pivot()
     # Before /proc/sys becomes read-only.
     for name, value in shape.sysctls:
         after.sysctl(name, value)
     for path in shape.masked:
-        after.mask(path)
+        after.mask(path, overlay.EMPTY)
     for path in shape.readonly:
         after.readonly(path)
+    after.pivot()
     if shape.read_only:
         for path in _root_mounts(shape):
             after.remount(path, MS_RDONLY)
@@ -311,23 +314,29 @@ def _open_trees(ops: Ops, shape: Shape, first: int) -> _Trees:
             ops.open_tree(mounts[-1], mount.source, how=how)
         elif isinstance(mount, FileMount):
             mounts.append(next(slots))
-    _make_files(ops, shape.mounts, mounts)
     return _Trees(sysfs, tuple(devices), tuple(mounts))
 
 
-def _make_files(ops: Ops, mounts: Sequence[Mount], slots: Sequence[int]) -> None:
-    """Files of given content are made in a file system of their own, which is opened file by
-    file and then covered by the root; the pivot drops it."""
-    bound = [mount for mount in mounts if not isinstance(mount, TmpfsMount)]
-    files = [(slot, mount) for slot, mount in zip(slots, bound, strict=True) if isinstance(mount, FileMount)]
-    if not files:
-        return
-    ops.mount(overlay.BASE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=700")
-    ops.root(overlay.BASE)
-    for slot, file in files:
-        ops.make_file(str(slot), file.content, file.mode, uid=file.uid, gid=file.gid)
-        ops.open_tree(slot, f"{overlay.BASE}/{slot}", how=0)
-    ops.root("/")
+def _make_files(ops: Ops, shape: Shape, trees: _Trees) -> None:
+    """Files of given content are made in the scratch file system and opened for their binds. What
+    a control group's directory shows on v1 is made there, too."""
+    bound = [mount for mount in shape.mounts if not isinstance(mount, TmpfsMount)]
+    for slot, file in zip(trees.mounts, bound, strict=True):
+        if isinstance(file, FileMount):
+            ops.make_file(f"file-{slot}", file.content, file.mode, uid=file.uid, gid=file.gid)
+            ops.open_tree(slot, f"{overlay.BASE}/file-{slot}", how=0)
+    for path, target in shape.cgroup_links:
+        ops.make_link("cgroup" + path.removeprefix(_CGROUP), target)
+
+
+_CGROUP = "/sys/fs/cgroup"
+
+
+def _cgroup_directories(shape: Shape) -> list[str]:
+    """v1: a directory of mount points, one for each hierarchy the container is in."""
+    if not any(mount.fstype == "tmpfs" for mount in shape.cgroup_mounts):
+        return []
+    return ["cgroup" + mount.destination.removeprefix(_CGROUP) for mount in shape.cgroup_mounts]
 
 
 def _bound_devices(shape: Shape) -> list[tuple[str, str]]:
@@ -350,7 +359,7 @@ def _default_mounts(ops: Ops, shape: Shape, trees: _Trees) -> None:
         if mount.destination == "/sys" and trees.sysfs is not None:
             ops.bind(trees.sysfs, "/sys", flags, propagation=MS_PRIVATE)
             # It brings the host's control groups along, which stay out of sight.
-            ops.mount("/sys/fs/cgroup", "tmpfs", MS_RDONLY | MS_NOSUID, "size=4k,mode=555", how=OPTIONAL)
+            overlay.bind_from_scratch(ops, "empty", _CGROUP, MS_RDONLY | MS_NOSUID, how=OPTIONAL)
             continue
         if mount.fstype == "cgroup":
             _cgroup_mounts(ops, shape)
@@ -372,6 +381,8 @@ def _fill_dev(ops: Ops, shape: Shape, trees: _Trees) -> None:
         for device in isolation.DEVICES:
             mode = stat.S_IFCHR | device.mode
             ops.make_node(f"/dev/{device.name}", mode, os.makedev(device.major, device.minor))
+    for path, mode, number in shape.nodes:
+        ops.make_node(path, mode, number)
     for slot, target in trees.devices:
         ops.bind(slot, target, MS_NOSUID | MS_NOEXEC, how=CREATE)
     for name, target in isolation.DEVICE_LINKS:
@@ -379,21 +390,12 @@ def _fill_dev(ops: Ops, shape: Shape, trees: _Trees) -> None:
 
 
 def _cgroup_mounts(ops: Ops, shape: Shape) -> None:
-    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
-    writable = shape.writable_sys
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | (0 if shape.writable_sys else MS_RDONLY)
     for mount in shape.cgroup_mounts:
-        # A directory of v1 mounts becomes read-only when it is filled.
-        read_only = not writable and mount.fstype != "tmpfs"
-        ops.mount(
-            mount.destination,
-            mount.fstype,
-            flags | (MS_RDONLY if read_only else 0),
-            mount.data,
-            how=CREATE | NO_SYMLINKS,
-        )
-    for mount in shape.cgroup_mounts:
-        if mount.fstype == "tmpfs" and not writable:
-            ops.remount(mount.destination, MS_RDONLY)
+        if mount.fstype == "tmpfs":
+            overlay.bind_from_scratch(ops, "cgroup", mount.destination, flags)
+        else:
+            ops.mount(mount.destination, mount.fstype, flags, mount.data, how=NO_SYMLINKS)
 
 
 def _user_mounts(ops: Ops, mounts: Sequence[Mount], trees: _Trees) -> None:
@@ -442,8 +444,7 @@ def _program(data: Data, program: Program) -> tuple[bytes, bytes]:
     end.ids(program.uid, program.gid)
     end.chdir(program.cwd)
     end.caps(program.capabilities)
-    if not program.init:
-        end.lifeline()
+    end.lifeline()
     if program.no_new_privileges:
         end.no_new_privs()
         if program.seccomp is not None:

@@ -32,20 +32,36 @@ _FRESH = ("proc", "sys", "dev", "run")
 """Top-level directories that are the container's own: the host's hold its sockets and devices."""
 
 
+ROOT = f"{BASE}/root"
+EMPTY = f"{BASE}/empty"
+"""A directory without anything in it: what is hidden is covered by it."""
+
+SPARE_SLOT = 1023
+"""For a tree that is opened and bound at once."""
+
+
+def scratch(ops: Ops, directories: Sequence[str] = ()) -> None:
+    """The file system in memory at `BASE` that holds a container's small things: the writable layer
+    where that is in memory, what hides other directories, files of given content, mount points.
+    One for all of them, since each file system costs at its making and at its end."""
+    ops.mount(BASE, "tmpfs", MS_NODEV, "mode=755")
+    ops.root(BASE)
+    for name in ("upper", "work", "root", "run", *directories):
+        ops.make_dir(name)
+    ops.make_dir("empty", 0o555)
+
+
 def layered_root(
     ops: Ops, lower: Sequence[str], upper: str, work: str, *, flags: int, userxattr: bool
 ) -> None:
     """The layers `lower` (topmost first) with the writable layer `upper`, a directory on disk."""
-    ops.mount(BASE, "overlay", flags, _options(lower, upper, work, userxattr=userxattr))
-    ops.root(BASE)
+    ops.mount("root", "overlay", flags, _options(lower, upper, work, userxattr=userxattr))
+    ops.root(ROOT)
 
 
 def memory_root(ops: Ops, lower: Sequence[str], *, flags: int, userxattr: bool) -> None:
     """The layers `lower` with a writable layer in memory, gone with the mount namespace."""
-    _scratch(ops)
-    data = _options(lower, f"{BASE}/upper", f"{BASE}/work", userxattr=userxattr)
-    ops.mount("root", "overlay", flags, data)
-    ops.root(f"{BASE}/root")
+    layered_root(ops, lower, f"{BASE}/upper", f"{BASE}/work", flags=flags, userxattr=userxattr)
 
 
 def host_root(ops: Ops, view: HostView, *, flags: int, userxattr: bool) -> None:
@@ -57,9 +73,16 @@ def host_root(ops: Ops, view: HostView, *, flags: int, userxattr: bool) -> None:
     for slot, target in enumerate(view.binds):
         # A separate /usr is part of the machine's root for everybody but the kernel.
         ops.bind(slot, target, MS_RDONLY | MS_NODEV, how=RECURSIVE)
-    ops.mount("run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=20%", how=CREATE | NO_SYMLINKS)
+    bind_from_scratch(ops, "run", "/run", MS_NOSUID | MS_NODEV, how=CREATE | NO_SYMLINKS)
     for path in view.hidden:
-        ops.mount(path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k,mode=555", how=OPTIONAL)
+        flags = MS_RDONLY | MS_NOSUID | MS_NODEV
+        bind_from_scratch(ops, "empty", path, flags, how=OPTIONAL)
+
+
+def bind_from_scratch(ops: Ops, name: str, target: str, flags: int, *, how: int = CREATE) -> None:
+    """Shows a directory or file of the scratch file system at `target`."""
+    ops.open_tree(SPARE_SLOT, f"{BASE}/{name}", how=0)
+    ops.bind(SPARE_SLOT, target, flags, how=how)
 
 
 def open_host_trees(ops: Ops, view: HostView) -> int:
@@ -116,13 +139,12 @@ def _kind(path: str, mounted: frozenset[str]) -> str:
     none of them)."""
     if path in ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/boot"):
         return "bind"
-    if any(_within(point, (path,)) for point in mounted):
+    if any(point != path and _within(point, (path,)) for point in mounted):
         return "bind"
     return "overlay" if os.access(path, os.R_OK | os.X_OK) else "skip"
 
 
 def _assembled_root(ops: Ops, parts: Sequence[tuple[str, str, int]], *, flags: int, userxattr: bool) -> None:
-    _scratch(ops)
     for name, kind, mode in parts:
         if kind.startswith("link:"):
             ops.make_link(f"root/{name}", kind.removeprefix("link:"))
@@ -134,21 +156,11 @@ def _assembled_root(ops: Ops, parts: Sequence[tuple[str, str, int]], *, flags: i
             ops.make_dir(f"work/{name}")
             data = _options([f"/{name}"], f"{BASE}/upper/{name}", f"{BASE}/work/{name}", userxattr=userxattr)
             ops.mount(f"root/{name}", "overlay", flags, data)
-    ops.open_tree(_SELF, f"{BASE}/root")
-    ops.bind(_SELF, "root")
-    ops.root(f"{BASE}/root")
+    # pivot_root(2) wants a mount of its own.
+    ops.open_tree(SPARE_SLOT, ROOT)
+    ops.bind(SPARE_SLOT, "root")
+    ops.root(ROOT)
     for name in _FRESH:
-        ops.make_dir(name)
-
-
-_SELF = 255
-"""The slot through which an assembled root becomes a mount of its own, as pivot_root(2) wants."""
-
-
-def _scratch(ops: Ops) -> None:
-    ops.mount(BASE, "tmpfs", MS_NODEV, "mode=755")
-    ops.root(BASE)
-    for name in ("upper", "work", "root"):
         ops.make_dir(name)
 
 

@@ -255,9 +255,7 @@ class Supervisor:
     ) -> bytes:
         return _REQUEST.pack(_sys.PROTOCOL_VERSION, verb, job, target, flags, signal, len(plan), len(cleanup))
 
-    def send(
-        self, message: bytes, fds: Sequence[int] = (), channel: _sys.Descriptor | None = None
-    ) -> None:
+    def send(self, message: bytes, fds: Sequence[int] = (), channel: _sys.Descriptor | None = None) -> None:
         """One request; what the supervisor has to say about it arrives on `channel`."""
         while True:
             try:

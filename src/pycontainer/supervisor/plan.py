@@ -19,6 +19,9 @@ RECURSIVE = FLAG["RECURSIVE"]
 CREATE = FLAG["CREATE"]
 IGNORE = FLAG["IGNORE"]
 
+MS_PRIVATE = 0x40000
+"""mount(2)."""
+
 _OP = struct.Struct("=HHiIIIIQQ")
 _HEADER = struct.Struct("=IIII")
 if _OP.size != _sys.OP_SIZE or _HEADER.size != _sys.PLAN_SIZE:
@@ -180,7 +183,7 @@ class Ops:
         target: str,
         flags: int = 0,
         *,
-        propagation: int = 0,
+        propagation: int = MS_PRIVATE,
         how: int = RECURSIVE | CREATE,
     ) -> None:
         self.add(OP["BIND"], how, arg=slot, s1=self.data.text(target), n1=flags, n2=propagation)
@@ -205,8 +208,9 @@ class Ops:
     def make_node(self, path: str, mode: int, device: int) -> None:
         self.add(OP["MAKE_NODE"], s1=self.data.text(path), n1=mode, n2=device)
 
-    def mask(self, path: str) -> None:
-        self.add(OP["MASK"], OPTIONAL, s1=self.data.text(path))
+    def mask(self, path: str, empty: str) -> None:
+        """`empty` is a directory of the host, shown where `path` is one."""
+        self.add(OP["MASK"], OPTIONAL, s1=self.data.text(path), s2=self.data.text(empty))
 
     def readonly(self, path: str) -> None:
         self.add(OP["READONLY"], OPTIONAL | RECURSIVE, s1=self.data.text(path))
