@@ -9,10 +9,12 @@
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -36,26 +38,29 @@ drop_privileges(void)
     }
 }
 
-/* Returns when every child is gone, with the program's status if it was among them. */
-static int
-reap(pid_t program, int *status, int options)
+struct family {
+    pid_t program; /* 0 once it was reaped: its number may be another's then */
+    int status;    /* the program's */
+    bool childless;
+};
+
+/* Takes in whoever has ended so far. */
+static void
+reap(struct family *family)
 {
-    int one, ended = 0;
+    int status;
     pid_t pid;
 
-    while ((pid = waitpid(-1, &one, options | __WALL)) != 0) {
-        if (pid < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            break;
+    while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) != 0) {
+        if (pid < 0 && errno != EINTR) {
+            family->childless = true;
+            return;
         }
-        if (pid == program) {
-            *status = one;
-            ended = 1;
+        if (pid > 0 && pid == family->program) {
+            family->program = 0;
+            family->status = status;
         }
     }
-    return ended;
 }
 
 /* Kills our children, as procfs names them.  Theirs become ours when they die (we are their
@@ -97,11 +102,13 @@ open_children(void)
 }
 
 static void
-kill_tree(pid_t program)
+kill_tree(const struct family *family)
 {
     PCTR_AUTO_FD children = getpid() == 1 ? -1 : open_children();
 
-    kill(program, SIGKILL);
+    if (family->program > 0) {
+        (void)kill(family->program, SIGKILL);
+    }
     while (children >= 0 && kill_children(children)) {
         int ignored;
         /* At least one is dying: wait for it, so that its children are ours next time. */
@@ -111,18 +118,32 @@ kill_tree(pid_t program)
     }
 }
 
-static _Noreturn void
-finish(struct pctr_spawn *spawn, int status, uint64_t started)
+static uint64_t
+microseconds(const struct timeval *time)
+{
+    return (uint64_t)time->tv_sec * 1000000u + (uint64_t)time->tv_usec;
+}
+
+static void
+report(const struct pctr_spawn *spawn, enum pctr_record_kind kind, int status)
 {
     struct pctr_record *record = spawn->context.record;
+    struct rusage usage;
 
     memset(record, 0, sizeof *record);
-    record->kind = PCTR_RECORD_EXITED;
-    record->status = status;
-    record->started_ns = started;
-    record->exited_ns = pctr_now_ns();
+    record->kind = kind;
+    record->started_ns = spawn->context.executed_ns;
+    if (kind == PCTR_RECORD_EXITED) {
+        record->status = status;
+        record->exited_ns = pctr_now_ns();
+        if (getrusage(RUSAGE_CHILDREN, &usage) == 0) {
+            record->user_us = microseconds(&usage.ru_utime);
+            record->system_us = microseconds(&usage.ru_stime);
+            record->input_blocks = (uint64_t)usage.ru_inblock;
+            record->output_blocks = (uint64_t)usage.ru_oublock;
+        }
+    }
     (void)pctr_send_fds(spawn->context.report, record, sizeof *record, NULL, 0, 0);
-    _exit(0);
 }
 
 uintptr_t
@@ -137,7 +158,7 @@ pctr_carrier_key(void)
 }
 
 static void
-forward(pid_t program, const siginfo_t *info, int *killing)
+forward(pid_t program, const siginfo_t *info, bool *killing)
 {
     int signal = info->si_signo;
 
@@ -146,19 +167,21 @@ forward(pid_t program, const siginfo_t *info, int *killing)
         (value & ~(uintptr_t)0xff) == pctr_carrier_key()) {
         signal = (int)(value & 0xff);
         if (signal == SIGKILL) {
-            *killing = 1;
+            *killing = true;
             return;
         }
     }
-    (void)kill(program, signal);
+    if (program > 0) {
+        (void)kill(program, signal);
+    }
 }
 
 _Noreturn void
 pctr_init_run(struct pctr_spawn *spawn, pid_t program)
 {
-    uint64_t started = spawn->context.executed_ns;
+    struct family family = {.program = program};
     int keep[] = {spawn->context.report};
-    int status = 0, killing = 0;
+    bool killing = false, reported = false;
     sigset_t all;
     siginfo_t info;
 
@@ -168,25 +191,30 @@ pctr_init_run(struct pctr_spawn *spawn, pid_t program)
     }
     drop_privileges();
     if (spawn->request->flags & PCTR_START_REPORT) {
-        struct pctr_record *record = spawn->context.record;
-        memset(record, 0, sizeof *record);
-        record->kind = PCTR_RECORD_STARTED;
-        record->started_ns = started;
-        (void)pctr_send_fds(spawn->context.report, record, sizeof *record, NULL, 0, 0);
+        report(spawn, PCTR_RECORD_STARTED, 0);
     }
     sigfillset(&all);
     for (;;) {
-        int ended = reap(program, &status, WNOHANG);
-        if (ended) {
-            finish(spawn, status, started);
+        reap(&family);
+        if (family.program == 0 && !reported) {
+            report(spawn, PCTR_RECORD_EXITED, family.status);
+            reported = true;
+        }
+        /* The container ends with its program.  What a program that joined one has left behind
+         * goes on, and can still be killed by whoever asked for it. */
+        if (reported && (getpid() == 1 || family.childless)) {
+            _exit(0);
         }
         if (sigwaitinfo(&all, &info) > 0 && info.si_signo != SIGCHLD) {
-            forward(program, &info, &killing);
+            forward(family.program, &info, &killing);
         }
         if (killing) {
-            kill_tree(program);
-            /* Whoever reaped it in there has its status: it was this signal. */
-            finish(spawn, SIGKILL, started);
+            kill_tree(&family);
+            if (!reported) {
+                /* Whoever reaped it in there has its status: it was this signal. */
+                report(spawn, PCTR_RECORD_EXITED, SIGKILL);
+            }
+            _exit(0);
         }
     }
 }

@@ -111,6 +111,10 @@ take_report(struct pctr_job *job, const struct pctr_record *news)
         job->record.status = news->status;
         job->record.started_ns = news->started_ns;
         job->record.exited_ns = news->exited_ns;
+        job->record.user_us = news->user_us;
+        job->record.system_us = news->system_us;
+        job->record.input_blocks = news->input_blocks;
+        job->record.output_blocks = news->output_blocks;
         job->reported = true;
         break;
     case PCTR_RECORD_HELLO:
@@ -147,8 +151,9 @@ pctr_job_read_report(struct pctr_job *job)
     return true;
 }
 
+/* The final record, with what the cleanup plan collects. */
 static void
-finish(struct pctr_job *job)
+conclude(struct pctr_job *job)
 {
     static struct {
         struct pctr_record record;
@@ -160,7 +165,31 @@ finish(struct pctr_job *job)
                                              sizeof message.collected);
     message.record = job->record;
     tell(job, &message, sizeof message.record + job->record.collected);
+    pctr_close(&job->channel);
+    job->told = true;
+}
+
+static void
+finish(struct pctr_job *job)
+{
+    if (!job->told) {
+        conclude(job);
+    }
     pctr_job_free(job);
+}
+
+bool
+pctr_job_joined(const struct pctr_job *job)
+{
+    return (job->flags & PCTR_START_INIT) && !(job->flags & PCTR_START_NEW_PIDNS);
+}
+
+void
+pctr_job_reported(struct pctr_job *job)
+{
+    if (pctr_job_joined(job) && job->reported && !job->told) {
+        conclude(job);
+    }
 }
 
 void

@@ -17,6 +17,7 @@ struct pctr_job {
     int held;         /* a lock of the client's, or -1 */
     bool failed;      /* `record` says why, and is final */
     uint64_t kill_ns; /* when a reaper that still lives is killed itself, or 0 */
+    bool told;        /* the client has the final record; what it left behind lives on */
     bool reported;    /* the init process has said how its program ended */
     char *cleanup;    /* plan to run after the exit; malloc'd */
     size_t cleanup_size;
@@ -33,6 +34,10 @@ void pctr_job_free(struct pctr_job *job);
 
 /* Takes in what the child has reported so far; true when it will report no more. */
 bool pctr_job_read_report(struct pctr_job *job);
+/* Whether it is a program in another job's container, below a reaper of its own. */
+bool pctr_job_joined(const struct pctr_job *job);
+/* After each reading: a program that joined a container is over when its reaper says so. */
+void pctr_job_reported(struct pctr_job *job);
 /* The child is gone: runs the cleanup plan, tells the client, and frees the job, at once or
  * when the cleaner is done too. */
 void pctr_job_ended(struct pctr_job *job);

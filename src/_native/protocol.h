@@ -105,7 +105,7 @@ enum pctr_op_code {
     PCTR_OP_MAKE_FILE = 35, /* s1 path, s2 data of `size` bytes, n1 mode, n2 uid << 32 | gid */
     PCTR_OP_MAKE_LINK = 36, /* s1 path, s2 what it points at */
     PCTR_OP_MAKE_NODE = 37, /* s1 path, n1 mode with type, n2 device number */
-    PCTR_OP_MASK = 38,        /* s1 path: a directory is hidden by the host's s2, a file by /dev/null */
+    PCTR_OP_MASK = 38, /* s1 path: a directory is hidden by the host's s2, a file by /dev/null */
     PCTR_OP_READONLY = 39,  /* s1 path: bound over itself, read-only */
     PCTR_OP_REMOUNT = 40,   /* s1 path, n1 MS_* flags of that mount alone */
     PCTR_OP_PIVOT = 41,     /* the root becomes /, the old one is gone */

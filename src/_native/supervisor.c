@@ -192,13 +192,19 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct body *body)
     return 0;
 }
 
-/* Only who was promised a STARTED record makes us wake up before the exit. */
+/* Only who was promised a record before the exit makes us wake up for it. */
+static bool
+watched(const struct pctr_job *job)
+{
+    return (job->flags & PCTR_START_REPORT) || pctr_job_joined(job);
+}
+
 static int
 watch_report(const struct pctr_job *job)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = job->id};
 
-    if (!(job->flags & PCTR_START_REPORT)) {
+    if (!watched(job)) {
         return 0;
     }
     return pctr_result(epoll_ctl(state.epoll, EPOLL_CTL_ADD, job->report, &event));
@@ -355,7 +361,7 @@ child_ended(struct pctr_job *job, int status, const struct rusage *usage)
     uint64_t now = pctr_now_ns();
 
     (void)pctr_job_read_report(job);
-    if (job->flags & PCTR_START_REPORT) {
+    if (watched(job)) {
         /* ENOENT: its end of file was seen before. */
         (void)epoll_ctl(state.epoll, EPOLL_CTL_DEL, job->report, NULL);
     }
@@ -364,10 +370,12 @@ child_ended(struct pctr_job *job, int status, const struct rusage *usage)
         record->exited_ns = now;
         record->status = status;
     }
-    record->user_us = microseconds(&usage->ru_utime);
-    record->system_us = microseconds(&usage->ru_stime);
-    record->input_blocks = (uint64_t)usage->ru_inblock;
-    record->output_blocks = (uint64_t)usage->ru_oublock;
+    if (!pctr_job_joined(job) || !job->reported) {
+        record->user_us = microseconds(&usage->ru_utime);
+        record->system_us = microseconds(&usage->ru_stime);
+        record->input_blocks = (uint64_t)usage->ru_inblock;
+        record->output_blocks = (uint64_t)usage->ru_oublock;
+    }
     pctr_job_ended(job);
 }
 
@@ -432,8 +440,11 @@ handle(uint64_t event, int signals)
     }
     else {
         struct pctr_job *job = pctr_job_by_id(event);
-        if (job != NULL && pctr_job_read_report(job)) {
-            (void)epoll_ctl(state.epoll, EPOLL_CTL_DEL, job->report, NULL);
+        if (job != NULL) {
+            if (pctr_job_read_report(job)) {
+                (void)epoll_ctl(state.epoll, EPOLL_CTL_DEL, job->report, NULL);
+            }
+            pctr_job_reported(job);
         }
     }
 }

@@ -30,6 +30,7 @@ class Session:
         self._sweep_dead()
         owner = store.owner()
         self.owner_id = owner.id
+        self._mark = owner.path
         self.supervisor: Supervisor = client.default()
         self.rootless = self.supervisor.rootless
         self.many_ids = self.supervisor.idmap is None or self.supervisor.idmap.many
@@ -57,7 +58,8 @@ class Session:
     def _final_plan(self) -> bytes:
         self._known_directories = self.cgroups.directories
         ops = plan.Ops(plan.Data())
-        for path in self._known_directories:
+        # The mark goes last: while anything bears its id, the next opener must find it.
+        for path in (*self._known_directories, self._mark):
             ops.rmdir(path, flags=plan.IGNORE)
         return plan.encode(ops.data, setup=ops.encode())
 

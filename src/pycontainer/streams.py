@@ -271,10 +271,9 @@ class Pump:
 
     def kill(self) -> None:
         """Ends the job with everything that it started, and waits for that."""
-        self._job.signal(9)
+        self._job.end()
         self._streams.close_stdin()
-        # Of a job that is over, only what it left behind still holds an output.
-        if not self._job.lost and self._job.final is None:
+        if not self._job.lost:
             self.run(time.monotonic() + _KILLED_SECONDS)
 
     def _handle(self, fd: int, events: int) -> None:
