@@ -48,7 +48,7 @@ collect(const char *path, char *out, uint32_t room)
 }
 
 uint32_t
-pctr_cleanup_run(char *plan, size_t size, char *out, uint32_t room)
+pctr_cleanup_collect(char *plan, size_t size, char *out, uint32_t room)
 {
     struct pctr_record record;
     struct pctr_context context = context_of(&record);
@@ -62,11 +62,25 @@ pctr_cleanup_run(char *plan, size_t size, char *out, uint32_t room)
         if (op->code == PCTR_OP_COLLECT) {
             collected += collect(pctr_text(&context, op->s1), out + collected, room - collected);
         }
-        else if (op->code != PCTR_OP_REMOVE_TREE) {
+    }
+    return collected;
+}
+
+void
+pctr_cleanup_run(char *plan, size_t size)
+{
+    struct pctr_record record;
+    struct pctr_context context = context_of(&record);
+
+    if (plan == NULL || pctr_plan_open(&context.plan, plan, size, 0) < 0) {
+        return;
+    }
+    for (unsigned i = 0; i < context.plan.nops; i++) {
+        const struct pctr_op *op = &context.plan.ops[i];
+        if (op->code != PCTR_OP_COLLECT && op->code != PCTR_OP_REMOVE_TREE) {
             (void)pctr_ops_run(&context, i, 1);
         }
     }
-    return collected;
 }
 
 pid_t

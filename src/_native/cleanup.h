@@ -6,10 +6,13 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Runs a cleanup plan in this process, trees excepted; what COLLECT finds goes to `out`.
- * Returns how many bytes that are.  An operation that fails does not stop the others: what
- * stays behind is found and removed by the next process that opens the store. */
-uint32_t pctr_cleanup_run(char *plan, size_t size, char *out, uint32_t room);
+/* Reads the files that a cleanup plan names into `out`; returns how many bytes that are. */
+uint32_t pctr_cleanup_collect(char *plan, size_t size, char *out, uint32_t room);
+
+/* Does the rest of a cleanup plan in this process, trees excepted.  An operation that fails does
+ * not stop the others: what stays behind is found and removed by the next process that opens the
+ * store. */
+void pctr_cleanup_run(char *plan, size_t size);
 
 /* Removes the plan's trees, which may take long, in a child.  Returns its PID, or 0 when the
  * plan names no tree. */

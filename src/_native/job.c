@@ -111,6 +111,7 @@ take_report(struct pctr_job *job, const struct pctr_record *news)
         job->record.status = news->status;
         job->record.started_ns = news->started_ns;
         job->record.exited_ns = news->exited_ns;
+        job->record.childless = news->childless;
         job->record.user_us = news->user_us;
         job->record.system_us = news->system_us;
         job->record.input_blocks = news->input_blocks;
@@ -151,31 +152,52 @@ pctr_job_read_report(struct pctr_job *job)
     return true;
 }
 
-/* The final record, with what the cleanup plan collects. */
-static void
-conclude(struct pctr_job *job)
-{
-    static struct {
-        struct pctr_record record;
-        char collected[PCTR_MAX_RECORD - sizeof(struct pctr_record)];
-    } message;
+static struct {
+    struct pctr_record record;
+    char collected[PCTR_MAX_RECORD - sizeof(struct pctr_record)];
+} message;
 
-    job->record.kind = job->failed ? PCTR_RECORD_FAILED : PCTR_RECORD_EXITED;
-    job->record.collected = pctr_cleanup_run(job->cleanup, job->cleanup_size, message.collected,
-                                             sizeof message.collected);
+static void
+collect(const struct pctr_job *job)
+{
     message.record = job->record;
-    tell(job, &message, sizeof message.record + job->record.collected);
+    message.record.kind = job->failed ? PCTR_RECORD_FAILED : PCTR_RECORD_EXITED;
+    message.record.collected = pctr_cleanup_collect(job->cleanup, job->cleanup_size,
+                                                    message.collected, sizeof message.collected);
+}
+
+static void
+tell_final(struct pctr_job *job)
+{
+    tell(job, &message, sizeof message.record + message.record.collected);
     pctr_close(&job->channel);
     job->told = true;
 }
 
+/* The final record comes after the cleaning up: what a client sees then is gone. */
 static void
 finish(struct pctr_job *job)
 {
     if (!job->told) {
-        conclude(job);
+        collect(job);
+    }
+    pctr_cleanup_run(job->cleanup, job->cleanup_size);
+    if (!job->told) {
+        tell_final(job);
     }
     pctr_job_free(job);
+}
+
+static bool
+has_joiners(const struct pctr_job *job)
+{
+    for (struct pctr_job *other = pctr_job_next(NULL); other != NULL;
+         other = pctr_job_next(other)) {
+        if (other->target == job->id) {
+            return true;
+        }
+    }
+    return false;
 }
 
 bool
@@ -187,8 +209,11 @@ pctr_job_joined(const struct pctr_job *job)
 void
 pctr_job_reported(struct pctr_job *job)
 {
-    if (pctr_job_joined(job) && job->reported && !job->told) {
-        conclude(job);
+    bool last = (job->flags & PCTR_START_PROMPT) && job->record.childless && !has_joiners(job);
+
+    if (job->reported && !job->told && (last || pctr_job_joined(job))) {
+        collect(job);
+        tell_final(job);
     }
 }
 

@@ -40,6 +40,7 @@ enum pctr_start_flag {
     PCTR_START_NEW_PIDNS = 8,  /* the child is PID 1 of a new PID namespace */
     PCTR_START_WORK = 16,      /* no program: the child runs the set-up operations and ends */
     PCTR_START_HOLD = 32,      /* the second descriptor, a lock, is held until the job is over */
+    PCTR_START_PROMPT = 64,    /* EXITED when all processes are gone, before the namespaces are */
 };
 
 struct pctr_request {
@@ -171,7 +172,8 @@ struct pctr_record {
     uint64_t system_us;
     uint64_t input_blocks; /* of 512 bytes, getrusage(2) */
     uint64_t output_blocks;
-    uint32_t code; /* FAILED: what the operation says beyond errno, or 0 */
+    uint32_t childless; /* EXITED, by the init process: it was the last one */
+    uint32_t code;      /* FAILED: what the operation says beyond errno, or 0 */
     uint32_t collected;
     char detail[PCTR_DETAIL]; /* FAILED: the path or name concerned */
 };
