@@ -31,7 +31,9 @@ def nothing_left(store_path: Path, image: pc.Image) -> Iterator[None]:
     supervisor = client.default().pid
     own = {"pycontainer-sup", "pycontainer-net"}
     host_process.eventually(
-        lambda: {host_process.name(pid) for pid, _ in host_process.family(supervisor)} <= own, 5, "no processes"
+        lambda: {host_process.name(pid) for pid, _ in host_process.family(supervisor)} <= own,
+        5,
+        "no processes",
     )
     traces = host_process.Traces(store_path)
     with_owner = [path for path in traces.cgroups() if os.listdir(path) and _containers_below(path)]

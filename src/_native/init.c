@@ -125,14 +125,13 @@ microseconds(const struct timeval *time)
 }
 
 static void
-report(const struct pctr_spawn *spawn, enum pctr_record_kind kind, int status, bool childless)
+report(const struct pctr_spawn *spawn, enum pctr_record_kind kind, int status)
 {
     struct pctr_record *record = spawn->context.record;
     struct rusage usage;
 
     memset(record, 0, sizeof *record);
     record->kind = kind;
-    record->childless = childless;
     record->started_ns = spawn->context.executed_ns;
     if (kind == PCTR_RECORD_EXITED) {
         record->status = status;
@@ -192,13 +191,13 @@ pctr_init_run(struct pctr_spawn *spawn, pid_t program)
     }
     drop_privileges();
     if (spawn->request->flags & PCTR_START_REPORT) {
-        report(spawn, PCTR_RECORD_STARTED, 0, false);
+        report(spawn, PCTR_RECORD_STARTED, 0);
     }
     sigfillset(&all);
     for (;;) {
         reap(&family);
         if (family.program == 0 && !reported) {
-            report(spawn, PCTR_RECORD_EXITED, family.status, family.childless);
+            report(spawn, PCTR_RECORD_EXITED, family.status);
             reported = true;
         }
         /* The container ends with its program.  What a program that joined one has left behind
@@ -213,7 +212,7 @@ pctr_init_run(struct pctr_spawn *spawn, pid_t program)
             kill_tree(&family);
             if (!reported) {
                 /* Whoever reaped it in there has its status: it was this signal. */
-                report(spawn, PCTR_RECORD_EXITED, SIGKILL, false);
+                report(spawn, PCTR_RECORD_EXITED, SIGKILL);
             }
             _exit(0);
         }

@@ -111,7 +111,6 @@ take_report(struct pctr_job *job, const struct pctr_record *news)
         job->record.status = news->status;
         job->record.started_ns = news->started_ns;
         job->record.exited_ns = news->exited_ns;
-        job->record.childless = news->childless;
         job->record.user_us = news->user_us;
         job->record.system_us = news->system_us;
         job->record.input_blocks = news->input_blocks;
@@ -188,18 +187,6 @@ finish(struct pctr_job *job)
     pctr_job_free(job);
 }
 
-static bool
-has_joiners(const struct pctr_job *job)
-{
-    for (struct pctr_job *other = pctr_job_next(NULL); other != NULL;
-         other = pctr_job_next(other)) {
-        if (other->target == job->id) {
-            return true;
-        }
-    }
-    return false;
-}
-
 bool
 pctr_job_joined(const struct pctr_job *job)
 {
@@ -209,9 +196,7 @@ pctr_job_joined(const struct pctr_job *job)
 void
 pctr_job_reported(struct pctr_job *job)
 {
-    bool last = (job->flags & PCTR_START_PROMPT) && job->record.childless && !has_joiners(job);
-
-    if (job->reported && !job->told && (last || pctr_job_joined(job))) {
+    if (pctr_job_joined(job) && job->reported && !job->told) {
         collect(job);
         tell_final(job);
     }

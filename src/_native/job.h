@@ -8,10 +8,9 @@
 #include <sys/types.h>
 
 struct pctr_job {
-    uint64_t target; /* the job whose container it joined, or 0 */
-    uint64_t id;     /* the client's number; 0: this place is free */
-    pid_t pid;       /* the child, not yet reaped; 0 once it is */
-    pid_t cleaner;   /* the child that removes what it left, or 0 */
+    uint64_t id;   /* the client's number; 0: this place is free */
+    pid_t pid;     /* the child, not yet reaped; 0 once it is */
+    pid_t cleaner; /* the child that removes what it left, or 0 */
     uint32_t flags;
     int channel;      /* records go out here */
     int report;       /* records of the child come in here */
@@ -37,8 +36,7 @@ void pctr_job_free(struct pctr_job *job);
 bool pctr_job_read_report(struct pctr_job *job);
 /* Whether it is a program in another job's container, below a reaper of its own. */
 bool pctr_job_joined(const struct pctr_job *job);
-/* After each reading: a program that joined a container is over when its reaper says so, and one
- * that asked for PROMPT when its init process was the last in the container. */
+/* After each reading: a program that joined a container is over when its reaper says so. */
 void pctr_job_reported(struct pctr_job *job);
 /* The child is gone: runs the cleanup plan, tells the client, and frees the job, at once or
  * when the cleaner is done too. */

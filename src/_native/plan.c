@@ -28,6 +28,7 @@ static const struct rule rules[] = {
     [PCTR_OP_COLLECT] = {true, 0, 0},
     [PCTR_OP_APPLY_LAYER] = {true, USES_FD, 0},
     [PCTR_OP_CGROUP_INTO] = {true, 0, 0},
+    [PCTR_OP_CGROUP_OPEN] = {true, 0, 0},
     [PCTR_OP_CGROUP_JOIN] = {true, 0, 0},
     [PCTR_OP_UNSHARE] = {true, 0, 0},
     [PCTR_OP_JOIN] = {true, 0, 0},

@@ -20,6 +20,7 @@
 #define PCTR_MAX_FDS 200
 #define PCTR_MAX_OPS 4096
 #define PCTR_MAX_TREES 1024
+#define PCTR_MAX_GROUPS 16
 #define PCTR_MAX_JOBS 8192
 #define PCTR_MAX_COLLECT 4096
 #define PCTR_MAX_RECORD 32768
@@ -40,7 +41,6 @@ enum pctr_start_flag {
     PCTR_START_NEW_PIDNS = 8,  /* the child is PID 1 of a new PID namespace */
     PCTR_START_WORK = 16,      /* no program: the child runs the set-up operations and ends */
     PCTR_START_HOLD = 32,      /* the second descriptor, a lock, is held until the job is over */
-    PCTR_START_PROMPT = 64,    /* EXITED when all processes are gone, before the namespaces are */
 };
 
 struct pctr_request {
@@ -89,11 +89,12 @@ enum pctr_op_code {
 
     /* Namespaces and control groups. */
     PCTR_OP_CGROUP_INTO = 10, /* prepare only: s1 the v2 directory to clone into */
-    PCTR_OP_CGROUP_JOIN = 11, /* s1 a cgroup.procs file */
+    PCTR_OP_CGROUP_OPEN = 11, /* s1 a v1 group's `tasks` file, for CGROUP_JOIN */
     PCTR_OP_UNSHARE = 12,     /* n1 CLONE_NEW* flags */
     PCTR_OP_JOIN = 13,        /* n1 CLONE_NEW* flags of the target job's namespaces */
     PCTR_OP_KEYRING = 15,     /* a fresh anonymous session keyring */
     PCTR_OP_NETWORK = 16,     /* a network namespace of its own, with loopback up */
+    PCTR_OP_CGROUP_JOIN = 20, /* into all groups that CGROUP_OPEN has opened */
     PCTR_OP_HOSTNAME = 17,    /* s1 name */
     PCTR_OP_SYSCTL = 19,      /* s1 path below /proc/sys, s2 data of `size` bytes */
 
@@ -172,8 +173,7 @@ struct pctr_record {
     uint64_t system_us;
     uint64_t input_blocks; /* of 512 bytes, getrusage(2) */
     uint64_t output_blocks;
-    uint32_t childless; /* EXITED, by the init process: it was the last one */
-    uint32_t code;      /* FAILED: what the operation says beyond errno, or 0 */
+    uint32_t code; /* FAILED: what the operation says beyond errno, or 0 */
     uint32_t collected;
     char detail[PCTR_DETAIL]; /* FAILED: the path or name concerned */
 };

@@ -196,7 +196,7 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct body *body)
 static bool
 watched(const struct pctr_job *job)
 {
-    return (job->flags & (PCTR_START_REPORT | PCTR_START_PROMPT)) || pctr_job_joined(job);
+    return (job->flags & PCTR_START_REPORT) || pctr_job_joined(job);
 }
 
 static int
@@ -236,7 +236,6 @@ start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
     job->channel = fds[0];
     fds[0] = -1;
     job->flags = request->flags;
-    job->target = request->target;
     unsigned given = *count, first = 1;
     if ((request->flags & PCTR_START_HOLD) && given > 1) {
         job->held = pctr_steal_fd(&fds[1]);

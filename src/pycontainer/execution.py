@@ -14,7 +14,6 @@ import attrs
 from pycontainer import launch
 from pycontainer.completed import Cause, Completed, Usage
 from pycontainer.errors import InvalidOption, LaunchError, SupervisorError, Timeout
-from pycontainer.mounts import Bind
 from pycontainer.runtime import cgroups, plan
 from pycontainer.streams import STDOUT, Pump, Streams, is_open
 from pycontainer.supervisor import failure
@@ -232,20 +231,11 @@ def begin_container(
     )
     flags = START["NEW_PIDNS"] | (START["INIT"] if options.init else 0)
     flags |= (START["REPORT"] if report else 0) | (START["HOLD"] if lock is not None else 0)
-    if not report and not trees and not _binds(options):
-        flags |= START["PROMPT"]
     fds = [] if lock is None else [lock]
     job = session.supervisor.start(
         encoded, plan.cleanup(groups, trees), _descriptors(fds, streams, options), flags=flags
     )
     return Execution(job, streams, command, session, groups, encoded)
-
-
-def _binds(options: Options) -> bool:
-    """Whether files of the host are mounted in the container. Their file systems are busy until
-    its mount namespace is gone, so its end is not told before that. Otherwise nobody can tell
-    whether the kernel has taken down a namespace without processes, half of a container's end."""
-    return any(isinstance(mount, Bind) for mount in options.mounts)
 
 
 @launching

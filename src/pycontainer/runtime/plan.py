@@ -182,7 +182,8 @@ def joining(
         if cgroup.into is not None:
             prepare.cgroup_into(cgroup.into)
         for procs in cgroup.procs:
-            setup.cgroup_join(procs)
+            setup.cgroup_open(procs)
+        setup.cgroup_join()
     setup.extend(template.before_root)
     if tty is not None:
         setup.tty(STDIO + len(pass_fds), *tty, program.uid, console=False)
@@ -217,7 +218,7 @@ def _join_cgroup(prepare: Ops, setup: Ops, cgroup: CgroupPlan) -> None:
     if cgroup.into is not None:
         prepare.cgroup_into(cgroup.into)
     for procs in cgroup.procs:
-        setup.cgroup_join(procs)
+        setup.cgroup_open(procs)
 
 
 def _mount_layers(ops: Ops, shape: Shape, root: Root) -> None:
@@ -234,9 +235,8 @@ def _template(shape: Shape) -> _Template:
     data = Data()
     before, after = Ops(data), Ops(data)
     before.keyring()
-    # Not in the clone: the child makes them itself, so that several do it at once; and a cgroup
-    # namespace has its root where the process is when it is made.
-    before.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP)
+    # Not in the clone: the child makes them itself, so that several do it at once.
+    before.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC)
     if shape.own_network:
         before.network()
     first = 0 if shape.host is None else overlay.open_host_trees(before, shape.host)
@@ -391,6 +391,9 @@ def _fill_dev(ops: Ops, shape: Shape, trees: _Trees) -> None:
 
 def _cgroup_mounts(ops: Ops, shape: Shape) -> None:
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | (0 if shape.writable_sys else MS_RDONLY)
+    ops.cgroup_join()
+    # The namespace has its root where the process is when it is made.
+    ops.unshare(CLONE_NEWCGROUP)
     for mount in shape.cgroup_mounts:
         if mount.fstype == "tmpfs":
             overlay.bind_from_scratch(ops, "cgroup", mount.destination, flags)

@@ -22,6 +22,7 @@ _WORDS = {
     "COLLECT": "reading usage",
     "APPLY_LAYER": "unpacking a layer into",
     "CGROUP_INTO": "opening control group",
+    "CGROUP_OPEN": "opening control group",
     "CGROUP_JOIN": "joining control group",
     "UNSHARE": "creating namespaces",
     "JOIN": "joining namespaces",

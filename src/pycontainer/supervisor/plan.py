@@ -138,8 +138,11 @@ class Ops:
     def cgroup_into(self, directory: str) -> None:
         self.add(OP["CGROUP_INTO"], s1=self.data.text(directory))
 
-    def cgroup_join(self, procs: str) -> None:
-        self.add(OP["CGROUP_JOIN"], s1=self.data.text(procs))
+    def cgroup_open(self, tasks: str) -> None:
+        self.add(OP["CGROUP_OPEN"], s1=self.data.text(tasks))
+
+    def cgroup_join(self) -> None:
+        self.add(OP["CGROUP_JOIN"])
 
     def unshare(self, flags: int) -> None:
         self.add(OP["UNSHARE"], n1=flags)
