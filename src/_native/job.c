@@ -104,8 +104,11 @@ take_report(struct pctr_job *job, const struct pctr_record *news)
         tell(job, &job->record, sizeof job->record);
         break;
     case PCTR_RECORD_FAILED:
-        job->record = *news;
-        job->failed = true;
+        /* The first failure is the cause of what the child meets afterwards. */
+        if (!job->failed) {
+            job->record = *news;
+            job->failed = true;
+        }
         break;
     case PCTR_RECORD_EXITED:
         job->record.status = news->status;

@@ -47,6 +47,10 @@ pctr_op_fn pctr_op_fd, pctr_op_rlimit, pctr_op_umask, pctr_op_bounding, pctr_op_
     pctr_op_chdir, pctr_op_caps, pctr_op_no_new_privs, pctr_op_seccomp, pctr_op_lifeline,
     pctr_op_exec;
 
+/* Sends what CGROUP_OPEN has opened in the supervisor to the child that waits for it on the other
+ * end of `report`; -1: only closes it.  0 or -errno. */
+int pctr_groups_hand_over(int report);
+
 static inline const char *
 pctr_text(const struct pctr_context *context, uint32_t offset)
 {

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,8 +37,8 @@ pctr_op_cgroup_into(struct pctr_context *context, const struct pctr_op *op)
     return context->cgroup < 0 ? context->cgroup : 0;
 }
 
-/* Opened while the host's control groups are in sight, and joined when the mounts are made: what
- * those take would be accounted to the group, which makes each of them slower. */
+/* Joined only when the mounts are made: what those take would be accounted to the group, which
+ * makes each of them slower.  The groups are out of sight by then, so their files are open. */
 static int groups[PCTR_MAX_GROUPS];
 static unsigned opened;
 
@@ -56,15 +57,39 @@ pctr_op_cgroup_open(struct pctr_context *context, const struct pctr_op *op)
 }
 
 int
+pctr_groups_hand_over(int report)
+{
+    int error = report < 0 ? 0 : pctr_send_fds(report, "g", 1, groups, opened, MSG_DONTWAIT);
+
+    while (opened > 0) {
+        pctr_close(&groups[--opened]);
+    }
+    return error;
+}
+
+static int
+take_groups(int report)
+{
+    char message;
+    ssize_t got;
+
+    do {
+        opened = PCTR_MAX_GROUPS;
+        got = pctr_receive_fds(report, &message, 1, groups, &opened, 0);
+    } while (got == -EINTR);
+    return got == 1 ? 0 : got == 0 ? -EPIPE : (int)got;
+}
+
+int
 pctr_op_cgroup_join(struct pctr_context *context, const struct pctr_op *op)
 {
-    (void)context;
-    (void)op;
-    while (opened > 0) {
+    int error = op->n1 != 0 ? take_groups(context->report) : 0;
+
+    while (error >= 0 && opened > 0) {
         PCTR_AUTO_FD file = groups[--opened];
         if (write(file, "0", 1) != 1) {
-            return -errno;
+            error = -errno;
         }
     }
-    return 0;
+    return error;
 }

@@ -41,6 +41,7 @@ enum pctr_start_flag {
     PCTR_START_NEW_PIDNS = 8,  /* the child is PID 1 of a new PID namespace */
     PCTR_START_WORK = 16,      /* no program: the child runs the set-up operations and ends */
     PCTR_START_HOLD = 32,      /* the second descriptor, a lock, is held until the job is over */
+    PCTR_START_BESIDE = 64, /* `prepare` runs beside the child, which waits in CGROUP_JOIN for it */
 };
 
 struct pctr_request {
@@ -94,7 +95,7 @@ enum pctr_op_code {
     PCTR_OP_JOIN = 13,        /* n1 CLONE_NEW* flags of the target job's namespaces */
     PCTR_OP_KEYRING = 15,     /* a fresh anonymous session keyring */
     PCTR_OP_NETWORK = 16,     /* a network namespace of its own, with loopback up */
-    PCTR_OP_CGROUP_JOIN = 20, /* into all groups that CGROUP_OPEN has opened */
+    PCTR_OP_CGROUP_JOIN = 20, /* into all groups that CGROUP_OPEN opened; n1: in the supervisor */
     PCTR_OP_HOSTNAME = 17,    /* s1 name */
     PCTR_OP_SYSCTL = 19,      /* s1 path below /proc/sys, s2 data of `size` bytes */
 

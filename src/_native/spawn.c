@@ -83,7 +83,9 @@ pctr_spawn(struct pctr_spawn *spawn)
     struct pctr_context *context = &spawn->context;
     struct pctr_record *record = context->record;
 
-    int error = pctr_ops_run(context, 0, context->plan.header->prepare);
+    int error = spawn->request->flags & PCTR_START_BESIDE
+                    ? 0
+                    : pctr_ops_run(context, 0, context->plan.header->prepare);
     if (error < 0) {
         return error;
     }

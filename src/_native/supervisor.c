@@ -150,6 +150,27 @@ refill_networks(void)
     }
 }
 
+/* v1 control groups take a while to make; the child makes its mounts meanwhile. */
+static void
+prepare_beside(struct pctr_job *job, struct pctr_context *context)
+{
+    int error = pctr_ops_run(context, 0, context->plan.header->prepare);
+
+    if (error >= 0) {
+        error = pctr_groups_hand_over(job->report);
+        if (error < 0) {
+            fail(job, PCTR_STAGE_CLONE, error);
+        }
+    }
+    else {
+        (void)pctr_groups_hand_over(-1);
+    }
+    if (error < 0) {
+        job->failed = true;
+        (void)kill(job->pid, SIGKILL);
+    }
+}
+
 /* Everything between a job's place in the table and its running child. */
 static int
 launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct body *body)
@@ -186,6 +207,9 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct body *body)
         return pid;
     }
     job->pid = pid;
+    if (request->flags & PCTR_START_BESIDE) {
+        prepare_beside(job, context);
+    }
     if (networked) {
         refill_networks();
     }

@@ -92,7 +92,7 @@ _MODULES = {
     "PycontainerError": "errors",
     "RateLimited": "errors",
     "RegistryError": "errors",
-    "Report": "doctor",
+    "Report": "diagnosis",
     "STDOUT": "streams",
     "Store": "store",
     "StoreBusy": "errors",

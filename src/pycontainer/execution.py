@@ -231,6 +231,7 @@ def begin_container(
     )
     flags = START["NEW_PIDNS"] | (START["INIT"] if options.init else 0)
     flags |= (START["REPORT"] if report else 0) | (START["HOLD"] if lock is not None else 0)
+    flags |= START["BESIDE"] if plan.made_beside(groups) else 0
     fds = [] if lock is None else [lock]
     job = session.supervisor.start(
         encoded, plan.cleanup(groups, trees), _descriptors(fds, streams, options), flags=flags

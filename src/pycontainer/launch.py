@@ -211,6 +211,7 @@ def shape(
         session.rootless,
         groups.mounts,
         groups.links,
+        plan.made_beside(groups),
         wanted,
     )
 
@@ -223,6 +224,7 @@ def _shape(
     rootless: bool,
     cgroup_mounts: tuple[CgroupMount, ...],
     cgroup_links: tuple[tuple[str, str], ...],
+    cgroup_beside: bool,
     wanted: tuple[Any, ...],
 ) -> plan.Shape:
     options = dict(zip(_SHAPE_OPTIONS, wanted, strict=True))
@@ -243,6 +245,7 @@ def _shape(
         mounts=(*(() if own_network else _resolver(host)), *mounts),
         cgroup_mounts=cgroup_mounts,
         cgroup_links=cgroup_links,
+        cgroup_beside=cgroup_beside,
         masked=masked,
         readonly=readonly,
         # The host name is set by its own call: its sysctl is the real root's alone.

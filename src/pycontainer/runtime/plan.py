@@ -96,6 +96,7 @@ class Shape:
     mounts: tuple[Mount, ...]
     cgroup_mounts: tuple[CgroupMount, ...]
     cgroup_links: tuple[tuple[str, str], ...]
+    cgroup_beside: bool
     masked: tuple[str, ...]
     readonly: tuple[str, ...]
     sysctls: tuple[tuple[str, str], ...]
@@ -150,7 +151,7 @@ def container(
     data = template.data.copy()
     prepare, setup = Ops(data), Ops(data)
     if cgroup is not None:
-        _join_cgroup(prepare, setup, cgroup)
+        _make_cgroup(prepare, cgroup)
     setup.extend(template.before_root)
     if shape.host is None:
         _mount_layers(setup, shape, root)
@@ -183,7 +184,7 @@ def joining(
             prepare.cgroup_into(cgroup.into)
         for procs in cgroup.procs:
             setup.cgroup_open(procs)
-        setup.cgroup_join()
+        setup.cgroup_join(opened_beside=False)
     setup.extend(template.before_root)
     if tty is not None:
         setup.tty(STDIO + len(pass_fds), *tty, program.uid, console=False)
@@ -207,18 +208,21 @@ def cleanup(cgroup: CgroupPlan | None, trees: Sequence[str] = (), *, remove: boo
     return plan.encode(ops.data, setup=ops.encode())
 
 
-def _join_cgroup(prepare: Ops, setup: Ops, cgroup: CgroupPlan) -> None:
-    """On v2 the clone itself goes into the group, so the group must be there before; the v1
-    hierarchies are the child's work, which several children do at once."""
-    ops = prepare if cgroup.into is not None else setup
+def made_beside(cgroup: CgroupPlan) -> bool:
+    """v2: the clone itself goes into the group, so that must be there before. v1: the supervisor
+    makes the groups while the child makes its mounts (START_BESIDE)."""
+    return cgroup.into is None
+
+
+def _make_cgroup(ops: Ops, cgroup: CgroupPlan) -> None:
     for path in cgroup.directories:
         ops.mkdir(path)
     for path, value in cgroup.writes:
         ops.write(path, value)
     if cgroup.into is not None:
-        prepare.cgroup_into(cgroup.into)
+        ops.cgroup_into(cgroup.into)
     for procs in cgroup.procs:
-        setup.cgroup_open(procs)
+        ops.cgroup_open(procs)
 
 
 def _mount_layers(ops: Ops, shape: Shape, root: Root) -> None:
@@ -391,7 +395,8 @@ def _fill_dev(ops: Ops, shape: Shape, trees: _Trees) -> None:
 
 def _cgroup_mounts(ops: Ops, shape: Shape) -> None:
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | (0 if shape.writable_sys else MS_RDONLY)
-    ops.cgroup_join()
+    if shape.cgroup_beside:
+        ops.cgroup_join(opened_beside=True)
     # The namespace has its root where the process is when it is made.
     ops.unshare(CLONE_NEWCGROUP)
     for mount in shape.cgroup_mounts:

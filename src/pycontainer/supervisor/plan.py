@@ -141,8 +141,8 @@ class Ops:
     def cgroup_open(self, tasks: str) -> None:
         self.add(OP["CGROUP_OPEN"], s1=self.data.text(tasks))
 
-    def cgroup_join(self) -> None:
-        self.add(OP["CGROUP_JOIN"])
+    def cgroup_join(self, *, opened_beside: bool) -> None:
+        self.add(OP["CGROUP_JOIN"], n1=opened_beside)
 
     def unshare(self, flags: int) -> None:
         self.add(OP["UNSHARE"], n1=flags)
