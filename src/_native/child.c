@@ -88,20 +88,6 @@ arrange_descriptors(struct pctr_spawn *spawn, int *fds)
     return pctr_close_all_but(keep, (unsigned)kept);
 }
 
-/* A program begins with default dispositions, as posix_spawn(3) with SETSIGDEF gives them. */
-static void
-default_signals(void)
-{
-    struct sigaction action;
-
-    memset(&action, 0, sizeof action);
-    action.sa_handler = SIG_DFL;
-    for (int number = 1; number < _NSIG; number++) {
-        /* EINVAL for KILL, STOP and libc's own: they have no disposition to reset. */
-        (void)sigaction(number, &action, NULL);
-    }
-}
-
 static _Noreturn void
 become_program(struct pctr_spawn *spawn)
 {
@@ -109,7 +95,8 @@ become_program(struct pctr_spawn *spawn)
     unsigned first = header->prepare + header->setup;
     sigset_t none;
 
-    default_signals();
+    /* As posix_spawn(3) with SETSIGDEF. */
+    pctr_default_signals();
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     /* The last operation is the exec: to come back is to have failed. */

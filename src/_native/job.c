@@ -133,7 +133,9 @@ pctr_job_read_report(struct pctr_job *job)
 
     for (;;) {
         ssize_t got = pctr_receive_fds(job->report, &news, sizeof news, NULL, &none, MSG_DONTWAIT);
-        if (got == -EINTR) {
+        /* ECONNRESET, told once: the child ended without reading what was sent to it.  What it had
+         * said before still comes. */
+        if (got == -EINTR || got == -ECONNRESET) {
             continue;
         }
         if (got == (ssize_t)sizeof news) {

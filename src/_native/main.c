@@ -16,15 +16,9 @@
 static void
 reset_signals(void)
 {
-    struct sigaction action;
     sigset_t all;
 
-    memset(&action, 0, sizeof action);
-    action.sa_handler = SIG_DFL;
-    for (int number = 1; number < _NSIG; number++) {
-        /* EINVAL for those that have no disposition. */
-        (void)sigaction(number, &action, NULL);
-    }
+    pctr_default_signals();
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
 }

@@ -158,6 +158,10 @@ prepare_beside(struct pctr_job *job, struct pctr_context *context)
 
     if (error >= 0) {
         error = pctr_groups_hand_over(job->report);
+        if (error == -EPIPE || error == -ECONNRESET) {
+            /* The child is gone, and has said why. */
+            return;
+        }
         if (error < 0) {
             fail(job, PCTR_STAGE_CLONE, error);
         }

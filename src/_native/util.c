@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/openat2.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -168,6 +169,19 @@ pctr_close_all_but(const int *keep, unsigned count)
             return 0;
         }
         from = next + 1;
+    }
+}
+
+void
+pctr_default_signals(void)
+{
+    /* struct sigaction of the kernel: SIG_DFL, no flags, no mask.  libc's sigaction(3) refuses the
+     * two signals that it keeps for itself, which may be ignored all the same. */
+    static const unsigned long plain[8];
+
+    for (int number = 1; number < _NSIG; number++) {
+        /* EINVAL for KILL and STOP: they have no disposition. */
+        (void)syscall(SYS_rt_sigaction, number, plain, NULL, sizeof(uint64_t));
     }
 }
 

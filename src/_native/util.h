@@ -50,6 +50,9 @@ int pctr_write_file(const char *path, const void *data, size_t size);
 /* Closes every descriptor but those listed (in any order; -1 entries are skipped). */
 int pctr_close_all_but(const int *keep, unsigned count);
 
+/* Every signal's default disposition. */
+void pctr_default_signals(void);
+
 void pctr_copy_text(char *to, size_t size, const char *from);
 
 #endif
