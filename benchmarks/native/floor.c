@@ -1,7 +1,9 @@
 /*
  * The floor: starts the container that pycontainer starts by default, with the same system calls
  * in the same order and nothing around them: no plan, no host process, no protocol.  What is
- * slower than this is what a library or an engine adds; faster would be another container.
+ * slower than this is what a library or an engine adds; faster would be another container, or
+ * work done elsewhere: pycontainer takes its network namespaces from a pool and makes control
+ * groups of version 1 beside the container's own process, while here one process does it all.
  *
  *     floor --lower DIRS --filter FILE [--layer DIR] [--count N] [--mkdir|--write|--join|
  *           --collect|--cgroup-mount|--bind|--hide|--mask|--readonly WHAT]... [--into DIR] -- PROGRAM...
@@ -21,6 +23,7 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/keyctl.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
@@ -40,6 +43,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,9 +53,13 @@
 #endif
 
 #define MAX_ITEMS 64
-#define BASE "/sys" /* where the root is put together */
+#define BASE "/sys" /* where the root is put together, on a file system in memory */
+#define EMPTY BASE "/empty"
+#define CGROUP "/sys/fs/cgroup"
 #define LENGTH(array) (sizeof(array) / sizeof(array)[0])
 #define HIDDEN (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+#define HIDDEN_ATTRIBUTES \
+    (MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
 #define CAP(name) (1ull << CAP_##name)
 #define CAPABILITIES                                                                   \
     (CAP(CHOWN) | CAP(DAC_OVERRIDE) | CAP(FOWNER) | CAP(FSETID) | CAP(KILL) |          \
@@ -63,20 +71,25 @@ struct list {
     char *items[MAX_ITEMS];
 };
 
+struct cgroup_mount {
+    char *target, *type, *data;
+};
+
 static struct {
     char *lower;
     char *layer; /* a directory that is made and removed, or NULL: in memory */
     struct sock_fprog filter;
-    struct list mkdir;        /* control groups; removed at the end */
-    struct list write;        /* FILE=VALUE, their limits */
-    struct list join;         /* files that take a process */
-    char *into;               /* the control group to clone into, on version 2 */
-    struct list collect;      /* files that are read at the end */
-    struct list cgroup_mount; /* TARGET=TYPE=DATA */
-    struct list bind;         /* mounts of the host that belong to its root */
-    struct list hide;         /* directories of the host that are shown empty */
+    struct list mkdir;   /* control groups; removed at the end */
+    struct list write;   /* FILE=VALUE, their limits */
+    struct list join;    /* files that take a process, on version 1 */
+    char *into;          /* the control group to clone into, on version 2 */
+    struct list collect; /* files that are read at the end */
+    struct list bind;    /* mounts of the host that belong to its root */
+    struct list hide;    /* directories of the host that are shown empty */
     struct list mask;
     struct list readonly;
+    unsigned cgroup_mounts; /* on version 1 a "tmpfs", then the hierarchies in it */
+    struct cgroup_mount cgroup_mount[MAX_ITEMS];
     char **argv;
 } want;
 
@@ -84,8 +97,9 @@ static char *const environment[] = {
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", NULL};
 
 static int input = -1; /* the program's standard input: nothing */
-static int lifeline[2];
+static int self;       /* our pidfd */
 static int root = -1;
+static int groups[MAX_ITEMS]; /* want.join, open */
 
 /* Everything here works on the machine that the benchmark runs on, or there is no benchmark. */
 static long
@@ -126,7 +140,7 @@ set_root(const char *path)
 
 /* Each name is made in what the names before it resolve to. */
 static int
-make_directories(const char *path)
+make_directories(const char *path, mode_t mode)
 {
     char prefix[PATH_MAX];
     int at = (int)must(open_beneath(root, "/", O_PATH | O_DIRECTORY), "/");
@@ -136,7 +150,7 @@ make_directories(const char *path)
         size_t end = start + strcspn(path + start, "/");
         memcpy(prefix, path, end);
         prefix[end] = '\0';
-        if (mkdirat(at, prefix + start, 0755) < 0 && errno != EEXIST) {
+        if (mkdirat(at, prefix + start, mode) < 0 && errno != EEXIST) {
             err(127, "%s", path);
         }
         close(at);
@@ -146,12 +160,24 @@ make_directories(const char *path)
     return at;
 }
 
+/* A link in an image leads no mount onto the kernel's own files. */
 static void
-mount_at(int directory, const char *target, const char *type, unsigned long flags, const char *data)
+check_target(int target, const char *path)
 {
-    must(fchdir(directory), target);
-    must(mount(type, ".", type, flags, data), target);
-    close(directory);
+    struct statfs status;
+    const char *own = "";
+
+    must(fstatfs(target, &status), path);
+    if (status.f_type == PROC_SUPER_MAGIC) {
+        own = "/proc";
+    }
+    else if (status.f_type == SYSFS_MAGIC || status.f_type == CGROUP_SUPER_MAGIC ||
+             status.f_type == CGROUP2_SUPER_MAGIC) {
+        own = "/sys";
+    }
+    if (strncmp(path, own, strlen(own)) != 0) {
+        errx(127, "%s leads elsewhere", path);
+    }
 }
 
 static void
@@ -160,9 +186,61 @@ mount_on(const char *target, const char *type, unsigned long flags, const char *
     int directory = open_target(target);
 
     if (directory < 0) {
-        directory = make_directories(target);
+        directory = make_directories(target, 0755);
     }
-    mount_at(directory, target, type, flags, data);
+    check_target(directory, target);
+    must(fchdir(directory), target);
+    must(mount(type, ".", type, flags, data), target);
+    close(directory);
+}
+
+static int
+copy_tree(int directory, const char *path, unsigned flags)
+{
+    flags |= OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
+    return (int)must(syscall(SYS_open_tree, directory, path, flags), path);
+}
+
+static void
+set_attributes(int tree, uint64_t flags, unsigned recursive)
+{
+    struct mount_attr attr = {.attr_set = flags};
+
+    must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | recursive, &attr, sizeof attr),
+         "mount_setattr");
+}
+
+/* Closes the tree: it has its place. */
+static void
+attach_tree(int tree, int target)
+{
+    must(syscall(SYS_move_mount, tree, "", target, "",
+                 MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH),
+         "move_mount");
+    close(tree);
+}
+
+/* Closes the tree; gives -1 where there is no such path. */
+static int
+bind_tree(int tree, const char *path, uint64_t flags, unsigned recursive)
+{
+    struct mount_attr private = {.propagation = MS_PRIVATE};
+    struct stat status;
+
+    must(fstat(tree, &status), path);
+    set_attributes(tree, flags, recursive);
+    must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &private,
+                 sizeof private),
+         path);
+    int target = open_target(path);
+    if (target < 0) {
+        close(tree);
+        return -1;
+    }
+    check_target(target, path);
+    attach_tree(tree, target);
+    close(target);
+    return 0;
 }
 
 /* Control groups */
@@ -187,6 +265,21 @@ make_cgroups(void)
         *value = '\0';
         write_file(want.write.items[i], value + 1);
         *value = '=';
+    }
+    for (unsigned i = 0; i < want.join.count; i++) {
+        const char *path = want.join.items[i];
+        groups[i] = (int)must(open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW), path);
+    }
+}
+
+/* After the mounts, whose memory would be accounted to the group otherwise, which makes each of
+ * them slower; the files are out of sight by then, and open. */
+static void
+join_cgroups(void)
+{
+    for (unsigned i = want.join.count; i-- > 0;) {
+        must(write(groups[i], "0", 1), want.join.items[i]);
+        close(groups[i]);
     }
 }
 
@@ -254,71 +347,50 @@ remove_layer(void)
     must(rmdir(want.layer), want.layer);
 }
 
+/* One file system in memory for all that is small: the writable layer of the host's root, what
+ * hides other directories, mount points. */
 static void
-mount_overlay(const char *target, const char *upper_and_work)
+make_scratch(void)
 {
+    static const char *const names[] = {"upper", "work", "root", "run"};
+
+    mount_on(BASE, "tmpfs", MS_NODEV, "mode=755");
+    set_root(BASE);
+    for (unsigned i = 0; i < LENGTH(names); i++) {
+        close(make_directories(names[i], 0755));
+    }
+    for (unsigned i = 0; want.cgroup_mounts > 1 && i < want.cgroup_mounts; i++) {
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, "cgroup%s", want.cgroup_mount[i].target + strlen(CGROUP));
+        close(make_directories(path, 0755));
+    }
+    close(make_directories("empty", 0555));
+}
+
+static void
+make_root(const int *host_trees)
+{
+    const char *place = want.layer != NULL ? want.layer : BASE;
     char data[4096];
 
     snprintf(data, sizeof data, "lowerdir=%s,upperdir=%s/upper,workdir=%s/work,volatile",
-             want.lower, upper_and_work, upper_and_work);
-    mount_on(target, "overlay", MS_NODEV, data);
-}
-
-static int
-copy_tree(const char *path)
-{
-    unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE;
-
-    return (int)must(syscall(SYS_open_tree, AT_FDCWD, path, flags), path);
-}
-
-static void
-bind_tree(int tree, const char *path)
-{
-    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV};
-    struct stat status;
-    int target = (int)must(open_target(path), path);
-
-    must(fstat(tree, &status), path);
-    must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof attr),
-         path);
-    must(syscall(SYS_move_mount, tree, "", target, "",
-                 MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH),
-         path);
-    close(target);
-    close(tree);
-}
-
-static void
-make_root(void)
-{
-    int trees[MAX_ITEMS];
-
-    for (unsigned i = 0; i < want.bind.count; i++) {
-        trees[i] = copy_tree(want.bind.items[i]);
-    }
+             want.lower, place, place);
+    mount_on("root", "overlay", MS_NODEV, data);
+    set_root(BASE "/root");
     if (want.layer != NULL) {
-        mount_overlay(BASE, want.layer);
-        set_root(BASE);
         return;
     }
-    mount_on(BASE, "tmpfs", MS_NODEV, "mode=755");
-    set_root(BASE);
-    close(make_directories("upper"));
-    close(make_directories("work"));
-    close(make_directories("root"));
-    mount_overlay("root", BASE);
-    set_root(BASE "/root");
     for (unsigned i = 0; i < want.bind.count; i++) {
-        bind_tree(trees[i], want.bind.items[i]);
+        const char *path = want.bind.items[i];
+        must(bind_tree(host_trees[i], path, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, AT_RECURSIVE),
+             path);
     }
-    mount_on("run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=20%");
+    int run = copy_tree(AT_FDCWD, BASE "/run", 0);
+    must(bind_tree(run, "/run", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0), "/run");
     for (unsigned i = 0; i < want.hide.count; i++) {
-        int directory = open_target(want.hide.items[i]);
-        if (directory >= 0) {
-            mount_at(directory, want.hide.items[i], "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV,
-                     "size=4k,mode=555");
-        }
+        /* Not there where it lies on another file system than the host's root. */
+        (void)bind_tree(copy_tree(AT_FDCWD, EMPTY, 0), want.hide.items[i],
+                        MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0);
     }
 }
 
@@ -351,33 +423,19 @@ fill_dev(void)
     }
 }
 
-static void
-set_readonly(int tree)
-{
-    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
-
-    must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof attr), "mount_setattr");
-}
-
-/* On version 1 a directory with a mount for each hierarchy, which becomes read-only when full. */
+/* On version 1 a directory with a mount for each hierarchy. */
 static void
 mount_cgroups(void)
 {
-    for (unsigned i = 0; i < want.cgroup_mount.count; i++) {
-        char *target = strdup(want.cgroup_mount.items[i]);
-        char *type = strchr(target, '='), *data = type == NULL ? NULL : strchr(type + 1, '=');
-        if (data == NULL) {
-            errx(2, "--cgroup-mount TARGET=TYPE=DATA");
+    for (unsigned i = 0; i < want.cgroup_mounts; i++) {
+        const struct cgroup_mount *it = &want.cgroup_mount[i];
+        if (strcmp(it->type, "tmpfs") == 0) {
+            int tree = copy_tree(AT_FDCWD, BASE "/cgroup", 0);
+            must(bind_tree(tree, it->target, HIDDEN_ATTRIBUTES, 0), it->target);
         }
-        *type++ = '\0';
-        *data++ = '\0';
-        mount_on(target, type, HIDDEN | (strcmp(type, "tmpfs") == 0 ? 0 : MS_RDONLY), data);
-        free(target);
-    }
-    if (want.cgroup_mount.count > 1) {
-        int target = (int)must(open_target("/sys/fs/cgroup"), "/sys/fs/cgroup");
-        set_readonly(target);
-        close(target);
+        else {
+            mount_on(it->target, it->type, MS_RDONLY | HIDDEN, it->data);
+        }
     }
 }
 
@@ -392,24 +450,10 @@ mount_all(void)
     mount_on("/dev/shm", "tmpfs", HIDDEN, "mode=1777,size=65536k");
     mount_on("/dev/mqueue", "mqueue", HIDDEN, "");
     mount_on("/sys", "sysfs", MS_RDONLY | HIDDEN, "");
+    join_cgroups();
+    /* The namespace has its root where the process is when it is made. */
+    must(unshare(CLONE_NEWCGROUP), "unshare");
     mount_cgroups();
-}
-
-/* An open_tree(2) copy of `source`, read-only when asked for, on top of `target`. */
-static void
-bind_over(int source, int target, int readonly)
-{
-    int tree = (int)must(
-        syscall(SYS_open_tree, source, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH),
-        "open_tree");
-
-    if (readonly) {
-        set_readonly(tree);
-    }
-    must(syscall(SYS_move_mount, tree, "", target, "",
-                 MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH),
-         "move_mount");
-    close(tree);
 }
 
 static void
@@ -423,12 +467,13 @@ mask(const char *path)
     }
     must(fstat(target, &status), path);
     if (S_ISDIR(status.st_mode)) {
-        must(fchdir(target), path);
-        must(mount("tmpfs", ".", "tmpfs", MS_RDONLY | HIDDEN, "size=0,mode=555"), path);
+        int tree = copy_tree(AT_FDCWD, EMPTY, 0);
+        set_attributes(tree, HIDDEN_ATTRIBUTES, 0);
+        attach_tree(tree, target);
     }
     else {
         int null = (int)must(open_target("dev/null"), "/dev/null");
-        bind_over(null, target, 0);
+        attach_tree(copy_tree(null, "", AT_EMPTY_PATH), target);
         close(null);
     }
     close(target);
@@ -440,7 +485,9 @@ make_readonly(const char *path)
     int target = open_target(path);
 
     if (target >= 0) {
-        bind_over(target, target, 1);
+        int tree = copy_tree(target, "", AT_EMPTY_PATH | AT_RECURSIVE);
+        set_attributes(tree, MOUNT_ATTR_RDONLY, AT_RECURSIVE);
+        attach_tree(tree, target);
         close(target);
     }
 }
@@ -479,12 +526,14 @@ loopback_up(void)
 }
 
 static void
-die_with_parent(int fd)
+die_with_parent(void)
 {
-    struct pollfd peer = {.fd = fd};
+    struct pollfd gone = {.fd = self, .events = POLLIN};
 
     must(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "pdeathsig");
-    must(poll(&peer, 1, 0), "poll");
+    if (must(poll(&gone, 1, 0), "poll") > 0) {
+        _exit(127);
+    }
 }
 
 static void
@@ -542,10 +591,12 @@ become_program(void)
     must(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keepcaps");
     must(syscall(SYS_setresgid, 0, 0, 0), "setresgid");
     must(syscall(SYS_setresuid, 0, 0, 0), "setresuid");
+    must(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable");
     must(chdir("/"), "chdir");
     must(syscall(SYS_getcwd, where, sizeof where), "getcwd");
     must(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "ambient");
     set_capabilities(CAPABILITIES);
+    die_with_parent();
     must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
     must(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &want.filter), "seccomp");
     execve(want.argv[0], want.argv, environment);
@@ -560,9 +611,11 @@ run_init(pid_t program)
     siginfo_t info;
 
     must(prctl(PR_SET_NAME, "floor-init", 0, 0, 0), "name");
-    must(syscall(SYS_close_range, 3, UINT_MAX, 0), "close_range");
+    must(syscall(SYS_close_range, 0, UINT_MAX, 0), "close_range");
     must(chdir("/"), "chdir");
     set_capabilities(CAP(KILL));
+    must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
+    must(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable");
     sigfillset(&all);
     for (;;) {
         int status;
@@ -591,27 +644,27 @@ become_init(void)
 static _Noreturn void
 container(void)
 {
+    int host_trees[MAX_ITEMS];
+
     umask(0);
     must(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable");
-    die_with_parent(lifeline[1]);
-    must(syscall(SYS_close_range, (unsigned)input + 1, (unsigned)lifeline[1] - 1, 0),
-         "close_range");
-    must(syscall(SYS_close_range, (unsigned)lifeline[1] + 1, UINT_MAX, 0), "close_range");
+    die_with_parent();
+    must(syscall(SYS_close_range, (unsigned)input + 1, UINT_MAX, 0), "close_range");
     if (want.into == NULL) {
         make_cgroups();
     }
-    for (unsigned i = 0; i < want.join.count; i++) {
-        write_file(want.join.items[i], "0");
-    }
     must(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL), "keyring");
-    must(unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP),
-         "unshare");
-    must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "propagation");
-    make_root();
-    mount_all();
-    pivot();
-    hide();
+    must(unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET), "unshare");
     loopback_up();
+    for (unsigned i = 0; i < want.bind.count; i++) {
+        host_trees[i] = copy_tree(AT_FDCWD, want.bind.items[i], AT_RECURSIVE);
+    }
+    must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "propagation");
+    make_scratch();
+    make_root(host_trees);
+    mount_all();
+    hide();
+    pivot();
     must(sethostname("floor", 5), "hostname");
     become_init();
 }
@@ -656,15 +709,12 @@ start_to_exit(void)
 
     uint64_t begun = now_ns();
     input = (int)must(open("/dev/null", O_RDONLY | O_CLOEXEC), "/dev/null");
-    must(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, lifeline), "socketpair");
     if (want.layer != NULL) {
         make_layer();
     }
     pid_t pid = clone_container();
-    close(lifeline[1]);
     close(input);
     must(wait4(pid, &status, __WALL, &usage), "wait4");
-    close(lifeline[0]);
     leave_cgroups();
     if (want.layer != NULL) {
         remove_layer();
@@ -702,6 +752,22 @@ add(struct list *list, char *item)
     list->items[list->count++] = item;
 }
 
+static void
+add_cgroup_mount(char *text)
+{
+    char *type = strchr(text, '='), *data = type == NULL ? NULL : strchr(type + 1, '=');
+
+    if (data == NULL || strncmp(text, CGROUP, strlen(CGROUP)) != 0) {
+        errx(2, "--cgroup-mount " CGROUP "/NAME=TYPE=DATA");
+    }
+    if (want.cgroup_mounts == MAX_ITEMS) {
+        errx(2, "%s: one too many", text);
+    }
+    *type++ = '\0';
+    *data++ = '\0';
+    want.cgroup_mount[want.cgroup_mounts++] = (struct cgroup_mount){text, type, data};
+}
+
 static long
 parse(int argc, char **argv)
 {
@@ -723,9 +789,8 @@ parse(int argc, char **argv)
         {NULL, 0, NULL, 0},
     };
     struct list *const lists[128] = {
-        ['d'] = &want.mkdir,        ['w'] = &want.write, ['j'] = &want.join,
-        ['c'] = &want.collect,      ['h'] = &want.hide,  ['b'] = &want.bind,
-        ['g'] = &want.cgroup_mount, ['m'] = &want.mask,  ['r'] = &want.readonly,
+        ['d'] = &want.mkdir, ['w'] = &want.write, ['j'] = &want.join, ['c'] = &want.collect,
+        ['h'] = &want.hide,  ['b'] = &want.bind,  ['m'] = &want.mask, ['r'] = &want.readonly,
     };
     long count = LONG_MAX;
     int option;
@@ -745,6 +810,9 @@ parse(int argc, char **argv)
         }
         else if (option == 'i') {
             want.into = optarg;
+        }
+        else if (option == 'g') {
+            add_cgroup_mount(optarg);
         }
         else if (lists[option & 127] != NULL && (option != 'w' || strchr(optarg, '=') != NULL)) {
             add(lists[option & 127], optarg);
@@ -767,6 +835,9 @@ main(int argc, char **argv)
     char line[16];
     sigset_t all;
 
+    /* So that what is opened from now on lies above: a container closes all but these. */
+    must(syscall(SYS_close_range, 3, UINT_MAX, 0), "close_range");
+    self = (int)must(syscall(SYS_pidfd_open, getpid(), 0), "pidfd_open");
     /* Nothing may end PID 1 by its default action, and sigwaitinfo(2) takes what is blocked. */
     sigfillset(&all);
     must(sigprocmask(SIG_SETMASK, &all, NULL), "sigprocmask");
