@@ -193,9 +193,3 @@ pctr_client_receive(int sock, void *data, size_t size, int *fds, unsigned *count
 {
     return pctr_receive_fds(sock, data, size, fds, count, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
 }
-
-int
-pctr_client_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve)
-{
-    return pctr_openat2(dir, path, flags, mode, resolve);
-}

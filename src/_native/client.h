@@ -21,7 +21,4 @@ int pctr_client_request(int sock, const void *data, size_t size, const int *fds,
  * the next one to come. */
 long pctr_client_receive(int sock, void *data, size_t size, int *fds, unsigned *count, int peek);
 
-/* openat2(2), close-on-exec.  Returns a descriptor or -errno. */
-int pctr_client_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
-
 #endif

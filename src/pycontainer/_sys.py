@@ -24,9 +24,6 @@ PROGRAM = Path(__file__).with_name("_supervisor")
 
 PROTOCOL_VERSION: int = lib.PCTR_PROTOCOL_VERSION
 MAX_INLINE: int = lib.PCTR_MAX_INLINE
-MAX_PLAN: int = lib.PCTR_MAX_PLAN
-MAX_FDS: int = lib.PCTR_MAX_FDS
-MAX_OPS: int = lib.PCTR_MAX_OPS
 _SLICE_SECONDS = 0.05
 
 NOT_COLLECTED: int = lib.PCTR_NOT_COLLECTED
@@ -184,9 +181,3 @@ def receive_fd(sock: int) -> int | None:
     if size == 0 or count[0] == 0:
         return None
     return int(fds[0])
-
-
-def openat2(dir_fd: int, path: str, flags: int, *, resolve: int, mode: int = 0) -> int:
-    """openat2(2), close-on-exec."""
-    encoded = os.fsencode(path)
-    return _checked(lib.pctr_client_openat2(dir_fd, encoded, flags, mode, resolve), path)

@@ -46,7 +46,6 @@ class Process:
         self._text = text
         self._watch = Watch(begun)
         self._result: Completed | None = None
-        self._communicated: dict[str, list[bytes]] | None = None
         try:
             self._watch.started(None)
             if begun.streams.console is not None:
