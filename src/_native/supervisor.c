@@ -138,10 +138,28 @@ has_network(const struct pctr_plan_view *plan)
     return false;
 }
 
+/* Whether other one-shot jobs are under way: then all processors are busy, and work done in
+ * advance would be done in the way of theirs. */
+static bool
+crowded(void)
+{
+    unsigned count = 0;
+
+    for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
+        if (!(job->flags & PCTR_START_REPORT) && ++count > 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* While the container just cloned goes its way, the next one's network is made. */
 static void
 refill_networks(void)
 {
+    if (crowded()) {
+        return;
+    }
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = EVENT_NETWORK};
     int worker = pctr_netpool_refill();
 
