@@ -8,6 +8,7 @@
 #include "util.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -17,6 +18,10 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
 
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x0010U
@@ -85,20 +90,23 @@ supervisor_main(void *argument)
             _exit(1);
         }
     }
+    /* Not only at the exec: copies of the host's locks would outlive a host that is killed now. */
+    syscall(SYS_close_range, PCTR_FD_PROGRAM + 1, UINT_MAX, 0);
     syscall(SYS_execveat, PCTR_FD_PROGRAM, "", argv, envp, AT_EMPTY_PATH);
     launch->error = errno;
     _exit(1);
 }
 
-/* Between us and the supervisor, and gone before we go on: so the supervisor has no parent in
+/* Shares its descriptors with the supervisor-to-be, so that what that one closes is closed here.
+ * Between us and the supervisor, and gone before we go on: so the supervisor has no parent in
  * this process, and no waitpid(-1) of the host's ever meets it. */
 static int
 parent_main(void *argument)
 {
     struct launch *launch = argument;
 
-    if (clone(supervisor_main, launch->stack + launch->stack_size, CLONE_VM | CLONE_VFORK | SIGCHLD,
-              launch) < 0) {
+    if (clone(supervisor_main, launch->stack + launch->stack_size,
+              CLONE_VM | CLONE_FILES | CLONE_VFORK | SIGCHLD, launch) < 0) {
         launch->error = errno;
     }
     _exit(0);

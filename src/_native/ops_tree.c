@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 
 int
 pctr_op_remove_tree(struct pctr_context *context, const struct pctr_op *op)
@@ -51,7 +52,8 @@ pctr_op_apply_layer(struct pctr_context *context, const struct pctr_op *op)
         return 0;
     }
     context->record->code = (uint32_t)error.code;
-    pctr_copy_text(context->record->detail, sizeof context->record->detail,
-                   error.path[0] != '\0' ? error.path : error.what);
+    const char *between = error.path[0] != '\0' && error.what[0] != '\0' ? ": " : "";
+    snprintf(context->record->detail, sizeof context->record->detail, "%.180s%s%s", error.path,
+             between, error.what);
     return error.err != 0 ? -error.err : -EBADMSG;
 }
