@@ -118,12 +118,6 @@ kill_tree(const struct family *family)
     }
 }
 
-static uint64_t
-microseconds(const struct timeval *time)
-{
-    return (uint64_t)time->tv_sec * 1000000u + (uint64_t)time->tv_usec;
-}
-
 static void
 report(const struct pctr_spawn *spawn, enum pctr_record_kind kind, int status)
 {
@@ -137,10 +131,7 @@ report(const struct pctr_spawn *spawn, enum pctr_record_kind kind, int status)
         record->status = status;
         record->exited_ns = pctr_now_ns();
         if (getrusage(RUSAGE_CHILDREN, &usage) == 0) {
-            record->user_us = microseconds(&usage.ru_utime);
-            record->system_us = microseconds(&usage.ru_stime);
-            record->input_blocks = (uint64_t)usage.ru_inblock;
-            record->output_blocks = (uint64_t)usage.ru_oublock;
+            pctr_record_usage(record, &usage);
         }
     }
     (void)pctr_send_fds(spawn->context.report, record, sizeof *record, NULL, 0, 0);

@@ -395,12 +395,6 @@ take_request(void)
     }
 }
 
-static uint64_t
-microseconds(const struct timeval *time)
-{
-    return (uint64_t)time->tv_sec * 1000000u + (uint64_t)time->tv_usec;
-}
-
 static void
 child_ended(struct pctr_job *job, int status, const struct rusage *usage)
 {
@@ -417,10 +411,7 @@ child_ended(struct pctr_job *job, int status, const struct rusage *usage)
         record->status = status;
     }
     if (!pctr_job_joined(job) || !job->reported) {
-        record->user_us = microseconds(&usage->ru_utime);
-        record->system_us = microseconds(&usage->ru_stime);
-        record->input_blocks = (uint64_t)usage->ru_inblock;
-        record->output_blocks = (uint64_t)usage->ru_oublock;
+        pctr_record_usage(record, usage);
     }
     pctr_job_ended(job);
 }

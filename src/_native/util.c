@@ -8,6 +8,7 @@
 #include <linux/openat2.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -170,6 +171,21 @@ pctr_close_all_but(const int *keep, unsigned count)
         }
         from = next + 1;
     }
+}
+
+static uint64_t
+microseconds(const struct timeval *time)
+{
+    return (uint64_t)time->tv_sec * 1000000u + (uint64_t)time->tv_usec;
+}
+
+void
+pctr_record_usage(struct pctr_record *record, const struct rusage *usage)
+{
+    record->user_us = microseconds(&usage->ru_utime);
+    record->system_us = microseconds(&usage->ru_stime);
+    record->input_blocks = (uint64_t)usage->ru_inblock;
+    record->output_blocks = (uint64_t)usage->ru_oublock;
 }
 
 void

@@ -50,6 +50,12 @@ int pctr_write_file(const char *path, const void *data, size_t size);
 /* Closes every descriptor but those listed (in any order; -1 entries are skipped). */
 int pctr_close_all_but(const int *keep, unsigned count);
 
+struct pctr_record;
+struct rusage;
+
+/* What a process used, as getrusage(2) or wait4(2) tell it. */
+void pctr_record_usage(struct pctr_record *record, const struct rusage *usage);
+
 /* Every signal's default disposition. */
 void pctr_default_signals(void);
 

@@ -334,7 +334,7 @@ class Container:
 
     def _kill_and_wait(self) -> None:
         assert self._execution is not None and self._watch is not None
-        execution.kill_quietly(self._execution.job)
+        self._execution.job.end()
         self._watch.ended(time.monotonic() + _END_SECONDS)
 
     def _stop_signal(self) -> int:

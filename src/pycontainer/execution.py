@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from pycontainer.supervisor.client import Job
 
 _DEFAULT_TERMINAL = (24, 80)
-_SIGKILL = 9
 _END_SECONDS = 30.0
 
 
@@ -147,9 +145,9 @@ def abort(job: Job) -> None:
 
     Nobody reads its streams any more, and whoever moved their bytes may have been broken off
     anywhere."""
+    job.end()
     # The supervisor's death has ended the program, too.
     with suppress(SupervisorError):
-        job.signal(_SIGKILL)
         job.wait(_END_SECONDS)
 
 
@@ -282,13 +280,3 @@ def _descriptors(fds: list[int], streams: Streams, options: Options) -> list[int
     if streams.tty:
         fds.append(streams.console_child)
     return fds
-
-
-def now() -> float:
-    return time.monotonic()
-
-
-def kill_quietly(job: Job) -> None:
-    """For clean-up where the job may be over, or the supervisor gone with it."""
-    with suppress(SupervisorError):
-        job.signal(_SIGKILL)

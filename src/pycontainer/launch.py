@@ -195,11 +195,6 @@ def shape(
     groups: CgroupPlan,
 ) -> plan.Shape:
     """Everything about the container that does not change from one start to the next."""
-    if options.userns == "host" and session.rootless:
-        raise CapabilityUnavailable(
-            'userns="host": an ordinary user\'s containers are in a user namespace',
-            remedy="run as root, or leave userns at 'auto'",
-        )
     root = image.rootfs()
     host = isinstance(root, HostRoot)
     cwd = options.cwd or image.config.cwd or "/"

@@ -53,7 +53,7 @@ class Process:
             self._open_files(begun.streams, bufsize)
             begun.job.keep()
         except BaseException:
-            execution.kill_quietly(begun.job)
+            begun.job.end()
             begun.streams.close()
             raise
 
@@ -150,7 +150,7 @@ class Process:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            execution.kill_quietly(self._execution.job)
+            self._execution.job.end()
         self._close_files()
         self.wait()
 
@@ -159,7 +159,7 @@ class Process:
         return f"<Process {self.args!r} {state}>"
 
     def _timed_out(self, timeout: float) -> Timeout:
-        execution.kill_quietly(self._execution.job)
+        self._execution.job.end()
         self._watch.ended(time.monotonic() + _END_SECONDS)
         self._result = self._execution.completed(self._text, timed_out=True)
         return Timeout(self._result, timeout)

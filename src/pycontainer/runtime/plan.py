@@ -116,11 +116,12 @@ class Shape:
 
 @attrs.frozen
 class Root:
-    """What differs between two containers of one shape: their writable layer."""
+    """What differs between two containers of one shape: layers and their writable layer on disk;
+    nothing of it for the host image."""
 
     lower: tuple[str, ...] = ()
-    upper: str | None = None
-    work: str | None = None
+    upper: str = ""
+    work: str = ""
 
 
 @attrs.frozen
@@ -154,7 +155,9 @@ def container(
         _make_cgroup(prepare, cgroup)
     setup.extend(template.before_root)
     if shape.host is None:
-        _mount_layers(setup, shape, root)
+        overlay.layered_root(
+            setup, root.lower, root.upper, root.work, flags=shape.root_flags, userxattr=shape.rootless
+        )
     setup.extend(template.after_root)
     setup.hostname(hostname)
     if tty is not None:
@@ -223,14 +226,6 @@ def _make_cgroup(ops: Ops, cgroup: CgroupPlan) -> None:
         ops.cgroup_into(cgroup.into)
     for procs in cgroup.procs:
         ops.cgroup_open(procs)
-
-
-def _mount_layers(ops: Ops, shape: Shape, root: Root) -> None:
-    flags, userxattr = shape.root_flags, shape.rootless
-    if root.upper is not None and root.work is not None:
-        overlay.layered_root(ops, root.lower, root.upper, root.work, flags=flags, userxattr=userxattr)
-    else:
-        overlay.memory_root(ops, root.lower, flags=flags, userxattr=userxattr)
 
 
 # A template holds some ten kilobytes, most of them the seccomp filter.

@@ -54,20 +54,15 @@ def scratch(ops: Ops, directories: Sequence[str] = ()) -> None:
 def layered_root(
     ops: Ops, lower: Sequence[str], upper: str, work: str, *, flags: int, userxattr: bool
 ) -> None:
-    """The layers `lower` (topmost first) with the writable layer `upper`, a directory on disk."""
+    """The layers `lower` (topmost first) with the writable layer `upper`."""
     ops.mount("root", "overlay", flags, _options(lower, upper, work, userxattr=userxattr))
     ops.root(ROOT)
 
 
-def memory_root(ops: Ops, lower: Sequence[str], *, flags: int, userxattr: bool) -> None:
-    """The layers `lower` with a writable layer in memory, gone with the mount namespace."""
-    layered_root(ops, lower, f"{BASE}/upper", f"{BASE}/work", flags=flags, userxattr=userxattr)
-
-
 def host_root(ops: Ops, view: HostView, *, flags: int, userxattr: bool) -> None:
-    """This machine's own root, copy-on-write, after `open_host_trees` with the same view."""
+    """This machine's own root, copy-on-write in memory, after `open_host_trees` with the same view."""
     if view.parts is None:
-        memory_root(ops, ["/"], flags=flags, userxattr=userxattr)
+        layered_root(ops, ["/"], f"{BASE}/upper", f"{BASE}/work", flags=flags, userxattr=userxattr)
     else:
         _assembled_root(ops, view.parts, flags=flags, userxattr=userxattr)
     for slot, target in enumerate(view.binds):
