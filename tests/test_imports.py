@@ -30,6 +30,8 @@ LAYERS: dict[str, int] = {
     "network": 3,
     "runtime": 3,
     "store": 4,
+    "transfer": 5,
+    "archive": 5,
     "image": 5,
     "registry": 5,
     "container": 5,

@@ -143,8 +143,14 @@ def _enter(
     blobs = store.layout.blobs
     manifest = Manifest.make(Descriptor(media_types.OCI_CONFIG, blobs.put(raw), len(raw)), layers)
     blobs.put(manifest.raw)
+    return enter(store, manifest, config, tag, lease)
+
+
+def enter(store: Store, manifest: Manifest, config: ImageConfig, tag: str | None, lease: Lock | None) -> Made:
+    """Enters an image whose manifest, config and layers are in the store's blobs; the caller has been
+    `writing` since before it put them there. `lease` keeps its unpacked layers. Raises StoreError."""
     entry = Entry(manifest.descriptor, manifest.config.digest)
-    content = [entry.manifest.digest, entry.id, *(layer.digest for layer in layers)]
+    content = [entry.manifest.digest, entry.id, *(layer.digest for layer in manifest.layers)]
     store.catalog.add(entry, content, chain_ids(config.diff_ids), tag)
     return Made(entry, manifest, config, lease)
 

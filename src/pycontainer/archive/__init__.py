@@ -1,0 +1,1 @@
+"""Images in files: docker-archive, oci-archive and OCI layout directories."""

@@ -1,0 +1,1 @@
+"""The client of the distribution specification: transport, authentication, blobs and manifests."""
