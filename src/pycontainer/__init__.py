@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pycontainer.oci.config import ImageConfig as ImageConfig
     from pycontainer.options import Options as Options
     from pycontainer.process import Process as Process
+    from pycontainer.registry import Registry as Registry
     from pycontainer.runner import create as create
     from pycontainer.runner import run as run
     from pycontainer.runner import start as start
@@ -69,6 +70,7 @@ _MODULES = {
     "ContainerError": "errors",
     "ContainerNotFound": "errors",
     "DEVNULL": "streams",
+    "Descriptor": "oci.descriptor",
     "DigestMismatch": "errors",
     "ExitError": "errors",
     "Image": "image",
@@ -86,13 +88,17 @@ _MODULES = {
     "Options": "options",
     "OutOfMemory": "errors",
     "PIPE": "streams",
+    "Platform": "oci.platform",
     "PortInUse": "errors",
     "Problem": "store",
     "Process": "process",
+    "Progress": "transfer.events",
     "PycontainerError": "errors",
     "RateLimited": "errors",
+    "Registry": "registry",
     "RegistryError": "errors",
     "Report": "diagnosis",
+    "Repository": "registry",
     "STDOUT": "streams",
     "Store": "store",
     "StoreBusy": "errors",
@@ -110,6 +116,7 @@ _MODULES = {
     "content": "mounts",
     "create": "runner",
     "doctor": "diagnosis",
+    "pull": "image",
     "run": "runner",
     "start": "runner",
     "tmpfs": "mounts",

@@ -7,8 +7,8 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Mapping
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -25,11 +25,16 @@ from pycontainer.store import HostRoot, LayeredRoot, RootFS, Store
 
 if TYPE_CHECKING:
     import datetime
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from pycontainer.completed import Completed
     from pycontainer.container import Container
+    from pycontainer.distribution.client import Client
+    from pycontainer.distribution.credentials import Credential
     from pycontainer.store.assemble import Made
     from pycontainer.store.catalog import Entry
+    from pycontainer.transfer.events import Report
 
 ConfigLike = ImageConfig | Mapping[str, Any]
 
@@ -123,6 +128,48 @@ class Image:
         with file:
             made = assemble.from_tar(store, file, path, wanted, name)
         return cls(store, made.entry, made)
+
+    @classmethod
+    def pull(
+        cls,
+        ref: str,
+        *,
+        platform: str | Platform | None = None,
+        auth: tuple[str, str] | Credential | bool | None = None,
+        progress: bool | Report | None = None,
+        store: Store | None = None,
+    ) -> Image:
+        """Pulls `ref` from its registry, unless the store has what the registry has under that name.
+
+        `platform` is "os/architecture[/variant]", by default this machine's. `auth` as for
+        `Registry`. `progress` True shows how far it is, None does where stderr is a terminal, and in
+        a notebook; a function is called with `Progress` events. What was transferred when it fails
+        is removed. Raises InvalidReference, UnsupportedPlatform, InvalidImage and UnsafeLayer,
+        RegistryError's kinds, and StoreError's.
+        """
+        from pycontainer.transfer.clients import client_for
+        from pycontainer.transfer.display import reporting
+        from pycontainer.transfer.pull import pull
+
+        reference = _pullable(ref)
+        wanted = Platform.parse(platform) if isinstance(platform, str) else platform
+        store = store or Store.default()
+        with client_for(reference, auth) as (client, there), reporting(progress) as report:
+            made = pull(store, client, reference, repository=there, platform=wanted, report=report)
+        return cls(store, made.entry, made)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, store: Store | None = None) -> builtins.list[Image]:
+        """The images in a docker-archive, oci-archive or OCI layout directory, compressed or not, with
+        the names that they have there, in its order.
+
+        Raises InvalidImage and UnsafeLayer for a bad archive, ImageError where it cannot be read,
+        UnsupportedPlatform, and StoreError. An image is there as a whole or not at all.
+        """
+        from pycontainer.archive.load import load
+
+        store = store or Store.default()
+        return [cls(store, made.entry, made) for made in load(store, os.fspath(path))]
 
     @classmethod
     def get(cls, ref: str, *, store: Store | None = None) -> Image:
@@ -229,6 +276,97 @@ class Image:
                 self._lease = None
         self._store.collect_now()
 
+    def push(
+        self,
+        ref: str | None = None,
+        *,
+        auth: tuple[str, str] | Credential | bool | None = None,
+        compression: str = "gzip",
+        progress: bool | Report | None = None,
+    ) -> Descriptor:
+        """Pushes the image as `ref`, or under its only name; gives the manifest that the registry has.
+
+        `auth` and `progress` as for `pull`, `compression` and errors as for `Repository.push`.
+        Raises ImageError where `ref` is needed.
+        """
+        from pycontainer.transfer.clients import client_for
+        from pycontainer.transfer.display import reporting
+
+        if ref is None:
+            names = self.tags
+            if len(names) != 1:
+                raise ImageError(f"image {self.id} has {len(names)} names: say which one to push, push(ref)")
+            ref = names[0]
+        name = _complete(ref)
+        assert name is not None
+        reference = Reference.parse(name)
+        assert reference.tag is not None
+        tags = (reference.tag,)
+        with client_for(reference, auth) as (client, there), reporting(progress) as report:
+            return self._push_to(client, there, tags, compression=compression, report=report)
+
+    def _push_to(
+        self,
+        client: Client,
+        repository: str,
+        tags: Sequence[str],
+        *,
+        compression: str,
+        report: Report | None,
+    ) -> Descriptor:
+        from pycontainer.transfer.push import push
+
+        return push(
+            self._store,
+            client,
+            self._manifest,
+            self.config,
+            repository,
+            tags,
+            compression=compression,
+            report=report,
+        )
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        format: Literal["oci-archive", "docker-archive", "oci"] = "oci-archive",
+    ) -> None:
+        """Writes the image with its names to a file, or with `format="oci"` to an OCI layout directory
+        (a new one, or one to which it is added). The same image gives the same bytes.
+
+        Raises InvalidOption, ImageError where it cannot be written, NoSpace and StoreCorrupt; an
+        existing file is replaced when the new one is complete.
+        """
+        from pycontainer.archive.save import save
+
+        names = self._store.catalog.tags(self._entry.manifest.digest)
+        save(self._store, self._manifest, self.config, names, os.fspath(path), format)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes the files that a container would see as one flat tar archive, without the config.
+
+        Raises ImageError where it cannot be written, NoSpace, and what unpacking raises.
+        """
+        from pycontainer.snapshot.export import export
+
+        root = self.rootfs()
+        assert isinstance(root, LayeredRoot)
+        export(root, os.fspath(path))
+
+    def mount(self) -> AbstractContextManager[Path]:
+        """Shows the files that a container would see below a directory, read-only, as long as the
+        context lasts.
+
+        As root it is a mount; for an ordinary user, whom the kernel lets mount nothing, the path leads
+        through another process. Raises LaunchError, and what unpacking raises.
+        """
+        from pycontainer.snapshot.mounted import mount
+
+        root = self.rootfs()
+        assert isinstance(root, LayeredRoot)
+        return mount(self._store, root)
+
     def configure(self, **changes: Any) -> Image:
         """A new image, without a name, of the same files with another config.
 
@@ -326,6 +464,23 @@ class _HostImage(Image):
     def tag(self, ref: str) -> None:
         raise ImageError(f"the host image cannot be named {ref!r}: it is in no store")
 
+    def _push_to(
+        self, client: Any, repository: Any, tags: Any, *, compression: Any, report: Any
+    ) -> Descriptor:
+        raise ImageError("the host image cannot be pushed: it is in no store; see Image.from_directory")
+
+    def push(self, ref: str | None = None, **_: Any) -> Descriptor:
+        raise ImageError("the host image cannot be pushed: it is in no store; see Image.from_directory")
+
+    def save(self, path: str | os.PathLike[str], format: str = "oci-archive") -> None:
+        raise ImageError("the host image cannot be saved: it is in no store; see Image.from_directory")
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        raise ImageError("the host image cannot be exported: it is this machine's root, at /")
+
+    def mount(self) -> AbstractContextManager[Path]:
+        raise ImageError("the host image cannot be mounted: it is this machine's root, at /")
+
     def untag(self, ref: str) -> None:
         raise ImageNotFound(f"the host image has no name {ref!r}")
 
@@ -398,6 +553,25 @@ def _complete(ref: str | None) -> str | None:
     if reference.digest is not None:
         raise InvalidReference(f"{ref!r}: a name that is given to an image has no digest")
     return str(reference)
+
+
+def _pullable(ref: str) -> Reference:
+    """What to pull; InvalidReference where it can be no image of a registry."""
+    if ref == _HOST:
+        raise InvalidReference("'host' is this machine's own root file system, in no registry")
+    return Reference.complete(ref)
+
+
+def pull(
+    ref: str,
+    *,
+    platform: str | Platform | None = None,
+    auth: tuple[str, str] | Credential | bool | None = None,
+    progress: bool | Report | None = None,
+    store: Store | None = None,
+) -> Image:
+    """Pulls an image; see `Image.pull`."""
+    return Image.pull(ref, platform=platform, auth=auth, progress=progress, store=store)
 
 
 def _config(config: ConfigLike | None) -> ImageConfig:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pycontainer import execution, launch, session
-from pycontainer.errors import InvalidOption
+from pycontainer.errors import ImageNotFound, InvalidOption
 from pycontainer.execution import Text
 from pycontainer.options import Options
 from pycontainer.runtime import plan
@@ -20,13 +20,28 @@ if TYPE_CHECKING:
     from pycontainer.store import ContainerDir, Store
 
 
-def find_image(image: Image | str, store: Store | None) -> Image:
-    """An image by its reference in the store; "host" is this machine's own root."""
+Pull = Literal["missing", "always", "never"]
+
+
+def find_image(image: Image | str, store: Store | None, pull: Pull) -> Image:
+    """An image by its reference: looked up in the store, pulled where it is missing, or where `pull`
+    says so; "host" is this machine's own root."""
+    if pull not in get_args(Pull):
+        raise InvalidOption(f"pull={pull!r}: must be one of {', '.join(get_args(Pull))}")
     if not isinstance(image, str):
         return image
     from pycontainer.image import Image as ImageClass
 
-    return ImageClass.host() if image == "host" else ImageClass.get(image, store=store)
+    if image == "host":
+        return ImageClass.host()
+    if pull == "always":
+        return ImageClass.pull(image, store=store)
+    try:
+        return ImageClass.get(image, store=store)
+    except ImageNotFound:
+        if pull == "never":
+            raise
+    return ImageClass.pull(image, store=store)
 
 
 def check_timeout(timeout: float | None) -> float | None:
@@ -69,6 +84,7 @@ def run(
     timeout: float | None = None,
     options: Options | None = None,
     store: Store | None = None,
+    pull: Pull = "missing",
     **overrides: Any,
 ) -> Completed:
     """Run a program in a new container, wait for it, and remove everything but its result.
@@ -77,16 +93,19 @@ def run(
     `args` None runs what the image's config names. All other keywords are options (`Options`),
     on top of `options`. `timeout` is seconds, from the call on.
 
+    `image` is an Image, "host", or a reference: looked up in the store, and pulled where it is missing
+    (`pull="missing"`), each time ("always": one request where nothing changed), or "never".
+
     Raises `LaunchError` when there was no start, `Timeout` (everything is dead by then),
     `ExitError` or `OutOfMemory` with `check=True`, `InvalidOption`, `CapabilityUnavailable`,
-    `ImageNotFound`.
+    `ImageNotFound`, and what `Image.pull` raises.
     """
     began = time.monotonic()
     timeout = check_timeout(timeout)
     if stdin is not None:
         overrides["stdin"] = stdin
     chosen = Options.merge(options, overrides)
-    image = find_image(image, store)
+    image = find_image(image, store, pull)
     stdout, stderr = capture(capture_output, stdout, stderr)
     how = Text.of(text, encoding, errors)
     data = how.encode(input)
@@ -145,12 +164,13 @@ def create(
     *,
     options: Options | None = None,
     store: Store | None = None,
+    pull: Pull = "missing",
     **overrides: Any,
 ) -> Container:
     """Make a container without starting it. Options as for `run`; raises as it does."""
     from pycontainer.container import Container
 
-    return Container(find_image(image, store), args, Options.merge(options, overrides))
+    return Container(find_image(image, store, pull), args, Options.merge(options, overrides))
 
 
 def start(
@@ -159,10 +179,11 @@ def start(
     *,
     options: Options | None = None,
     store: Store | None = None,
+    pull: Pull = "missing",
     **overrides: Any,
 ) -> Container:
     """Start a program in a new container and return as soon as it runs. Options as for `run`."""
-    container = create(image, args, options=options, store=store, **overrides)
+    container = create(image, args, options=options, store=store, pull=pull, **overrides)
     try:
         return container.start()
     except BaseException:

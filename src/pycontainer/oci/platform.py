@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from typing import Any
 
 import attrs
 
-from pycontainer.oci._document import Fields, check_text
+from pycontainer.errors import InvalidOption
+from pycontainer.oci._document import Fields, check_text, shorten
 
 # What uname(2) calls a machine -> Go's name for it, which the specification uses, and its variant.
 _MACHINES: dict[str, tuple[str, str | None]] = {
@@ -22,6 +24,8 @@ _MACHINES: dict[str, tuple[str, str | None]] = {
     "riscv64": ("riscv64", None),
     "loongarch64": ("loong64", None),
 }
+_WORD = r"[A-Za-z0-9_.-]{1,64}"
+_TEXT = re.compile(rf"({_WORD})/({_WORD})(?:/({_WORD}))?", re.ASCII)
 
 
 @attrs.frozen
@@ -40,6 +44,20 @@ class Platform:
     def host() -> Platform:
         """This machine's platform."""
         return _host()
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """What "os/architecture[/variant]" names; uname(2)'s words for an architecture are known too.
+
+        Raises InvalidOption.
+        """
+        form = _TEXT.fullmatch(text) if isinstance(text, str) else None
+        if form is None:
+            raise InvalidOption(
+                f"platform={shorten(str(text))}: must be os/architecture[/variant], linux/arm64"
+            )
+        architecture, variant = _MACHINES.get(form[2], (form[2], None))
+        return cls(form[1], architecture, form[3] or variant)
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Platform:

@@ -1,0 +1,273 @@
+"""Registries, and the repositories on them (distribution-spec)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pycontainer.errors import InvalidReference, NotFound, RegistryError
+from pycontainer.image import Image
+from pycontainer.oci.descriptor import Descriptor
+from pycontainer.oci.digest import Digest
+from pycontainer.oci.manifest import Index, Manifest
+from pycontainer.oci.media_types import INDEXES
+from pycontainer.oci.platform import Platform
+from pycontainer.oci.reference import DEFAULT_TAG, Reference
+from pycontainer.store import Store
+from pycontainer.transfer.display import reporting
+
+if TYPE_CHECKING:
+    from pycontainer.distribution.client import Client
+    from pycontainer.distribution.credentials import Credential
+    from pycontainer.transfer.events import Report
+
+
+class Registry:
+    """A server that holds repositories, by its name in references: "docker.io", "127.0.0.1:5000".
+
+    `insecure` allows plain HTTP (loopback may always speak it); `verify` is False, or a file of CA
+    certificates; `cert` is a file with a client certificate and its key, or both files; `timeout` is
+    seconds without an answer; `mirrors` are asked first for what is read. `auth` is (user, password),
+    None for what the configuration files of docker and podman say (config.json, auth.json,
+    credential helpers), False for nobody. Nothing is sent before the first request. Safe from any
+    thread; a context manager that closes its connections.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        insecure: bool | None = None,
+        auth: tuple[str, str] | Credential | bool | None = None,
+        verify: bool | str = True,
+        cert: str | tuple[str, str] | None = None,
+        timeout: float = 30.0,
+        mirrors: Sequence[str] = (),
+    ) -> None:
+        """Raises InvalidReference where `name` is no host[:port], InvalidOption, and AuthError where
+        a configuration file or credential helper is broken."""
+        from pycontainer.distribution.client import Client
+
+        reference = Reference.parse(f"{name}/name") if isinstance(name, str) else None
+        if reference is None or reference.registry != name:
+            raise InvalidReference(f"registry {name!r}: must be host[:port], without a scheme or path")
+        self.name = reference.with_defaults().registry or name
+        self._client: Client = Client(
+            self.name,
+            insecure=insecure,
+            auth=auth,
+            verify=verify,
+            cert=cert,
+            timeout=timeout,
+            mirrors=mirrors,
+        )
+
+    def repository(self, name: str) -> Repository:
+        """The repository `name`, which need not exist yet. Raises InvalidReference."""
+        return Repository(self, name)
+
+    def repositories(self) -> Iterator[Repository]:
+        """All repositories, as far as the registry lists them (many forbid it). Raises RegistryError."""
+        for name in self._client.repositories():
+            yield Repository(self, name)
+
+    def ping(self) -> None:
+        """Raises RegistryError unless it answers as a registry does, with these credentials."""
+        self._client.ping()
+
+    def close(self) -> None:
+        """Closes its connections; the next use opens new ones."""
+        self._client.close()
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Registry {self.name}>"
+
+
+class Repository:
+    """The tagged versions of one image on a registry. All methods raise RegistryError's kinds."""
+
+    def __init__(self, registry: Registry, name: str) -> None:
+        reference = Reference.parse(f"{registry.name}/{name}")
+        if reference.tag is not None or reference.digest is not None:
+            raise InvalidReference(f"repository {name!r}: must be a name alone")
+        self.registry = registry
+        self._reference = reference.with_defaults()
+        self.name = self._reference.repository
+        self._client = registry._client
+
+    def tags(self) -> Iterator[str]:
+        """Its tags, in the registry's order. Raises NotFound where there is no such repository."""
+        return self._client.tags(self.name)
+
+    def resolve(self, reference: str = DEFAULT_TAG) -> Descriptor:
+        """What a tag or digest stands for now; no body is fetched. Raises NotFound."""
+        return self._client.resolve(self.name, self._text(reference))
+
+    def pull(
+        self,
+        reference: str = DEFAULT_TAG,
+        *,
+        platform: str | Platform | None = None,
+        progress: bool | Report | None = None,
+        store: Store | None = None,
+    ) -> Image:
+        """Pulls a tag or digest; see `Image.pull`."""
+        from pycontainer.transfer.pull import pull
+
+        store = store or Store.default()
+        wanted = Platform.parse(platform) if isinstance(platform, str) else platform
+        with reporting(progress) as report:
+            made = pull(store, self._client, self._parsed(reference), platform=wanted, report=report)
+        return Image(store, made.entry, made)
+
+    def push(
+        self,
+        image: Image,
+        *tags: str,
+        compression: str = "gzip",
+        progress: bool | Report | None = None,
+    ) -> Descriptor:
+        """Pushes an image under `tags` ("latest" unless given); gives the manifest that it has there.
+
+        What is in the store as it was pulled or loaded is pushed byte for byte; layers made here are
+        compressed on the way ("gzip", "zstd" or "none"). A second push sends only what is missing.
+        Raises InvalidReference for a tag, ImageError, RegistryError and StoreError.
+        """
+        for tag in tags:
+            parsed = self._parsed(tag)
+            if parsed.digest is not None:
+                raise InvalidReference(f"{tag!r}: a digest follows from the content; give a tag")
+        with reporting(progress) as report:
+            return image._push_to(
+                self._client, self.name, tags or (DEFAULT_TAG,), compression=compression, report=report
+            )
+
+    def copy(
+        self, reference: str, target: Repository, *tags: str, progress: bool | Report | None = None
+    ) -> Descriptor:
+        """Copies a tag or digest with everything it refers to into another repository, also on another
+        registry, as bytes: nothing is unpacked, all platforms come along. Under `tags` there, or the
+        same tag."""
+        from pycontainer.transfer.copy import copy
+
+        for tag in tags:
+            target._parsed(tag)
+        parsed = self._parsed(reference)
+        names = tags or ((parsed.tag,) if parsed.tag is not None else ())
+        with reporting(progress) as report:
+            text = self._text(reference)
+            return copy(self._client, self.name, text, target._client, target.name, names, report=report)
+
+    def delete(self, reference: str) -> None:
+        """Deletes a tag or, by digest, a manifest with all its tags.
+
+        Registries without deletion of single tags delete the tag's manifest. Raises NotFound, and
+        RegistryError where the registry allows no deletion.
+        """
+        parsed = self._parsed(reference)
+        if parsed.digest is not None:
+            self._client.delete_manifest(self.name, parsed.digest)
+            return
+        assert parsed.tag is not None
+        try:
+            self._client.delete_manifest(self.name, parsed.tag)
+        except NotFound:
+            raise
+        except RegistryError as error:
+            # The tag is no digest to registries older than version 1.1 of the specification.
+            if error.status not in (400, 405):
+                raise
+            self._client.delete_manifest(self.name, self.resolve(parsed.tag).digest)
+
+    def manifest(self, reference: str = DEFAULT_TAG) -> Manifest | Index:
+        """The manifest of one image or the index of several, verified; `raw` holds its bytes."""
+        text = self._text(reference)
+        answer = self._client.manifest(self.name, text)
+        what = f"{self._reference.registry}/{self.name} {text}"
+        if answer.media_type in INDEXES:
+            return Index.parse(answer.raw, what=what)
+        return Manifest.parse(answer.raw, what=what)
+
+    def blob(self, digest: str | Descriptor) -> BlobStream:
+        """A blob as a stream for reading. The read that would come to the end raises DigestMismatch
+        instead where the content is not what `digest` says."""
+        if not isinstance(digest, Descriptor):
+            wanted = Digest(digest)
+            digest = Descriptor("application/octet-stream", wanted, self._client.blob_size(self.name, wanted))
+        return BlobStream(digest, self._client.blob(self.name, digest))
+
+    def referrers(self, reference: str, *, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
+        """What refers to an image: signatures, attestations (distribution-spec, "Listing Referrers")."""
+        digest = self._parsed(reference).digest or self.resolve(reference).digest
+        return self._client.referrers(self.name, digest, artifact_type).manifests
+
+    def _parsed(self, reference: str) -> Reference:
+        """A tag or digest of this repository. Raises InvalidReference."""
+        if not isinstance(reference, str):
+            raise InvalidReference(f"{reference!r}: must be a tag or digest")
+        mark = "@" if Digest.is_valid(reference) else ":"
+        return Reference.parse(f"{self._reference.registry}/{self.name}{mark}{reference}")
+
+    def _text(self, reference: str) -> str:
+        parsed = self._parsed(reference)
+        return str(parsed.digest or parsed.tag)
+
+    def __repr__(self) -> str:
+        return f"<Repository {self.registry.name}/{self.name}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Repository):
+            return NotImplemented
+        return (self.registry.name, self.name) == (other.registry.name, other.name)
+
+    def __hash__(self) -> int:
+        return hash((self.registry.name, self.name))
+
+
+class BlobStream(io.RawIOBase):
+    """A blob, read from the registry as it is read here; iterating over it gives its pieces."""
+
+    def __init__(self, descriptor: Descriptor, pieces: Iterator[bytes]) -> None:
+        self.descriptor = descriptor
+        self._pieces = pieces
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._left = memoryview(piece)
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def __iter__(self) -> Iterator[bytes]:  # type: ignore[override]
+        if self._left:
+            yield bytes(self._left)
+            self._left = memoryview(b"")
+        yield from self._pieces
+
+    def close(self) -> None:
+        """Ends the transfer, also in its midst."""
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
+        super().close()
+
+    def __repr__(self) -> str:
+        return f"<BlobStream {self.descriptor.digest}>"
