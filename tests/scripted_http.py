@@ -186,11 +186,10 @@ class Connection:
                 if not line:
                     return
                 continue
-            try:
-                method, target, _ = line.decode("latin-1").split(" ")
-            except ValueError:
-                raise Broken(f"no request line: {line!r}") from None
-            yield self._request(method, target, self._headers())
+            form = re.fullmatch(r"([A-Z]+) (\S+) HTTP/1\.[01]\r?\n", line.decode("latin-1"))
+            if form is None:
+                raise Broken(f"no request line: {line!r}")
+            yield self._request(form[1], form[2], self._headers())
 
     def _headers(self) -> dict[str, str]:
         found: dict[str, str] = {}
