@@ -32,6 +32,8 @@ pctr_op_fn pctr_op_mkdir, pctr_op_write, pctr_op_rmdir, pctr_op_cgroup_into, pct
     pctr_op_cgroup_join;
 /* ops_tree.c: whole trees */
 pctr_op_fn pctr_op_remove_tree, pctr_op_apply_layer;
+/* ops_archive.c: trees written as archives */
+pctr_op_fn pctr_op_write_tar;
 /* ops_namespace.c */
 pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_network, pctr_op_keyring, pctr_op_hostname,
     pctr_op_sysctl;
