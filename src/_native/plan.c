@@ -30,6 +30,7 @@ static const struct rule rules[] = {
     [PCTR_OP_COLLECT] = {true, 0, 0},
     [PCTR_OP_APPLY_LAYER] = {true, USES_FD, 0},
     [PCTR_OP_WRITE_TAR] = {true, USES_FD | USES_NEXT_FD, 0},
+    [PCTR_OP_ADOPT_LOOKS] = {true, USES_S2_DATA | USES_S2_STRINGS, 0},
     [PCTR_OP_CGROUP_INTO] = {true, 0, 0},
     [PCTR_OP_CGROUP_OPEN] = {true, 0, 0},
     [PCTR_OP_CGROUP_JOIN] = {true, 0, 0},
