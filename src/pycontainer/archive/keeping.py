@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
 from collections.abc import Callable, Iterator
 
 import attrs
 
 from pycontainer.archive.files import File
-from pycontainer.blobs.blobs import BlobWriter
+from pycontainer.blobs.blobs import CHUNK
 from pycontainer.blobs.locks import Lock
+from pycontainer.blobs.staging import StagedFile
 from pycontainer.errors import InvalidImage, UnsafeLayer
 from pycontainer.layer.apply import measure
 from pycontainer.layer.compression import Format, decompress, peek
@@ -41,13 +44,15 @@ class LayerFile:
 
 @attrs.frozen
 class Found:
-    """An image in an archive: its names, and its manifest unless it comes from a docker-archive."""
+    """An image in an archive: its names, its manifest unless it comes from a docker-archive, and the
+    digest of the index from which it was chosen where there was one."""
 
     where: str
     config: ImageConfig
     layers: tuple[LayerFile, ...]
     tags: tuple[str, ...]
     manifest: Manifest | None = None
+    index: Digest | None = None
 
 
 def keep(store: Store, found: Found) -> tuple[Manifest, Lock | None]:
@@ -72,7 +77,8 @@ def keep(store: Store, found: Found) -> tuple[Manifest, Lock | None]:
             lease, parent = upper, chain
             kept.append(descriptor)
         raw = found.config.raw
-        config = Descriptor(media_types.OCI_CONFIG, store.layout.blobs.put(raw), len(raw))
+        algorithm = "sha256" if found.manifest is None else found.manifest.config.digest.algorithm
+        config = Descriptor(media_types.OCI_CONFIG, store.layout.blobs.put(raw, algorithm), len(raw))
         manifest = found.manifest or Manifest.make(config, tuple(kept))
         store.layout.blobs.put(manifest.raw)
     except BaseException:
@@ -80,6 +86,35 @@ def keep(store: Store, found: Found) -> tuple[Manifest, Lock | None]:
             lease.release()
         raise
     return manifest, lease
+
+
+class _Blob:
+    """A blob in the making."""
+
+    def __init__(self, staged: StagedFile, algorithm: str) -> None:
+        self._staged = staged
+        self._hash = hashlib.new(algorithm)
+        self.size = 0
+
+    @property
+    def digest(self) -> Digest:
+        """Of what was written until now."""
+        return Digest.from_hash(self._hash)
+
+    def filled(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """`chunks`, each written first."""
+        for chunk in chunks:
+            self._hash.update(chunk)
+            self._staged.write(chunk)
+            self.size += len(chunk)
+            yield chunk
+
+    def chunks(self) -> Iterator[bytes]:
+        """What was written."""
+        offset = 0
+        while chunk := os.pread(self._staged.fd, CHUNK, offset):
+            offset += len(chunk)
+            yield chunk
 
 
 class _Keeping:
@@ -100,24 +135,26 @@ class _Keeping:
         if expected is not None and blobs.size(expected.digest) == expected.size:
             stream = functools.partial(blobs.chunks, expected.digest, size=expected.size)
             return self._ensure(chain, parent, lambda: _plain(stream())), expected
-        with blobs.writer() as blob:
+        with StagedFile(blobs.staging) as staged:
+            blob = _Blob(staged, "sha256" if expected is None else expected.digest.algorithm)
             lease = self._copy(blob, form, chain, parent)
             try:
-                return lease, self._commit(blob, form, expected)
+                descriptor = self._described(blob, form, expected)
+                blobs.place(staged, descriptor.digest)
+                return lease, descriptor
             except BaseException:
                 lease.release()
                 raise
 
-    def _commit(self, blob: BlobWriter, form: Format, expected: Descriptor | None) -> Descriptor:
-        digest = blob.finish()
+    def _described(self, blob: _Blob, form: Format, expected: Descriptor | None) -> Descriptor:
+        """What the blob is; InvalidImage where it should be something else."""
         if expected is None:
-            expected = Descriptor(_MEDIA_TYPES.get(form, media_types.OCI_LAYER), digest, blob.size)
-        elif digest != expected.digest:
-            raise InvalidImage(f"{self._layer.where}: is {digest} and should be {expected.digest}")
-        blob.commit()
+            return Descriptor(_MEDIA_TYPES.get(form, media_types.OCI_LAYER), blob.digest, blob.size)
+        if blob.digest != expected.digest:
+            raise InvalidImage(f"{self._layer.where}: is {blob.digest} and should be {expected.digest}")
         return expected
 
-    def _copy(self, blob: BlobWriter, form: Format, chain: Digest, parent: Digest | None) -> Lock:
+    def _copy(self, blob: _Blob, form: Format, chain: Digest, parent: Digest | None) -> Lock:
         """Fills the blob; the lease of the layer, which is unpacked from the same bytes on their way."""
         copied = False
 
@@ -133,7 +170,9 @@ class _Keeping:
             return lease
         try:
             # Another image has this layer; what this archive calls so must prove to be it all the same.
-            measured = measure(self._copied(blob, form), self._store.limits)
+            measured = measure(
+                self._copied(blob, form), self._store.limits, algorithm=self._diff_id.algorithm
+            )
             if measured.diff_id != self._diff_id:
                 raise InvalidImage(f"{self._layer.where}: unpacks to {measured.diff_id}, not {self._diff_id}")
         except BaseException:
@@ -141,24 +180,18 @@ class _Keeping:
             raise
         return lease
 
-    def _copied(self, blob: BlobWriter, form: Format) -> Iterator[bytes]:
+    def _copied(self, blob: _Blob, form: Format) -> Iterator[bytes]:
         """The uncompressed layer, while what is to be kept of it goes into the blob."""
         chunks = self._layer.file.chunks()
         if self._layer.descriptor is not None or form in _MEDIA_TYPES:
-            return decompress(_into(blob, chunks), form)
-        return _into(blob, decompress(chunks, form))
+            return decompress(blob.filled(chunks), form)
+        return blob.filled(decompress(chunks, form))
 
     def _ensure(self, chain: Digest, parent: Digest | None, stream: Callable[[], Iterator[bytes]]) -> Lock:
         try:
             return self._store.layers.ensure(chain, parent, self._diff_id, stream, self._store.limits)
         except (InvalidImage, UnsafeLayer) as error:
             raise type(error)(f"{self._layer.where}: {error}") from None
-
-
-def _into(blob: BlobWriter, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    for chunk in chunks:
-        blob.write(chunk)
-        yield chunk
 
 
 def _plain(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -121,14 +121,13 @@ class _Layout:
         write_whole(os.path.join(self._path, INDEX), d.dump(document), directory=self._path)
 
     def undo(self) -> None:
-        """Removes what was made."""
-        with writing_errors(self._path):
-            for path in reversed(self._new):
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.isdir(path):
-                        os.rmdir(path)
-                    else:
-                        os.unlink(path)
+        """Removes what was made, as far as possible: what went wrong before is what matters."""
+        for path in reversed(self._new):
+            with contextlib.suppress(OSError):
+                if os.path.isdir(path):
+                    os.rmdir(path)
+                else:
+                    os.unlink(path)
 
     def _directory(self, name: str) -> None:
         path = os.path.join(self._path, name)

@@ -14,7 +14,9 @@ from pycontainer.archive.opening import opened
 from pycontainer.blobs.locks import Lock
 from pycontainer.errors import InvalidImage, StoreError
 from pycontainer.oci.manifest import Manifest
+from pycontainer.oci.platform import Platform
 from pycontainer.store.assemble import Made, enter
+from pycontainer.store.catalog import Choice
 from pycontainer.store.store import Store
 
 
@@ -43,7 +45,8 @@ def load(store: Store, path: str) -> list[Made]:
 
 
 def _enter(store: Store, found: Found, manifest: Manifest, lease: Lock | None) -> Made:
-    made = enter(store, manifest, found.config, None, lease)
+    choice = None if found.index is None else Choice(found.index, str(Platform.host()))
+    made = enter(store, manifest, found.config, None, lease, choice)
     for tag in found.tags:
         store.catalog.tag(tag, manifest.digest)
     return made

@@ -9,8 +9,7 @@ import attrs
 from pycontainer.archive.files import File, Files
 from pycontainer.archive.keeping import Found, LayerFile
 from pycontainer.archive.names import MAX_IMAGES, annotated_name
-from pycontainer.archive.platforms import best_for
-from pycontainer.errors import InvalidImage, UnsupportedPlatform
+from pycontainer.errors import InvalidImage
 from pycontainer.oci import _document as d
 from pycontainer.oci import media_types
 from pycontainer.oci.config import ImageConfig
@@ -18,6 +17,7 @@ from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Index, Manifest
 from pycontainer.oci.platform import Platform
+from pycontainer.transfer.platforms import choose
 
 MARKER = "oci-layout"
 INDEX = "index.json"
@@ -66,26 +66,13 @@ def _listed(index: Index, name: str) -> list[tuple[tuple[str, ...], Descriptor]]
     for tag, descriptors in named.items():
         chosen = descriptors[0]
         if len(descriptors) > 1:
-            chosen = _choose(descriptors, f"{name}: {INDEX}: {tag}")
+            chosen = choose(Index.make(tuple(descriptors), {}), Platform.host(), f"{name}: {INDEX}: {tag}")
         order.setdefault(chosen.digest, chosen)
         tags.setdefault(chosen.digest, []).append(tag)
     places = {descriptor.digest: number for number, descriptor in reversed([*enumerate(index.manifests)])}
     if len(order) > MAX_IMAGES:
         raise InvalidImage(f"{name}: {INDEX}: {len(order)} images, more than {MAX_IMAGES}")
     return [(tuple(tags.get(key, ())), order[key]) for key in sorted(order, key=places.__getitem__)]
-
-
-def _choose(descriptors: list[Descriptor], where: str) -> Descriptor:
-    """The host's among images for several platforms."""
-    # What builders add about an image, attestations, is said to be for this platform.
-    descriptors = [one for one in descriptors if one.platform is None or one.platform.os != "unknown"]
-    if len(descriptors) == 1 and descriptors[0].platform is None:
-        return descriptors[0]
-    chosen = best_for(Platform.host(), descriptors)
-    if chosen is None:
-        there = ", ".join(sorted({str(one.platform) for one in descriptors if one.platform})) or "none said"
-        raise UnsupportedPlatform(f"{where}: is not for {Platform.host()}; its platforms: {d.shorten(there)}")
-    return chosen
 
 
 @attrs.define
@@ -97,7 +84,7 @@ class _Reader:
 
     def image(self, descriptor: Descriptor, tags: tuple[str, ...]) -> Found | None:
         """The image that an entry of `index.json` stands for, None where it is something else."""
-        depth = 0
+        depth, outermost = 0, descriptor.digest
         while descriptor.media_type in media_types.INDEXES:
             depth += 1
             self._indexes += 1
@@ -105,21 +92,15 @@ class _Reader:
                 raise InvalidImage(f"{self._files.name}: more indexes in indexes than are followed")
             where = self._where("index", descriptor)
             index = Index.parse(self._document(descriptor, where), what=where)
-            manifests = [entry for entry in index.manifests if entry.media_type in media_types.MANIFESTS]
-            below = [entry for entry in index.manifests if entry.media_type in media_types.INDEXES]
-            if not manifests and len(below) == 1:
-                descriptor = below[0]
-            elif manifests:
-                descriptor = _choose(manifests, where)
-            else:
-                raise InvalidImage(f"{where}: lists no image")
+            descriptor = choose(index, Platform.host(), where)
         if descriptor.media_type not in media_types.MANIFESTS:
             return None
         where = self._where("manifest", descriptor)
         manifest = Manifest.parse(self._document(descriptor, where), what=where)
         if manifest.config.media_type not in _CONFIGS:
             return None
-        return self._found(manifest, where, tags)
+        found = self._found(manifest, where, tags)
+        return attrs.evolve(found, index=outermost) if depth else found
 
     def _found(self, manifest: Manifest, where: str, tags: tuple[str, ...]) -> Found:
         named = self._where("config", manifest.config)
@@ -135,8 +116,6 @@ class _Reader:
 
     def _blob(self, descriptor: Descriptor, where: str) -> File:
         digest = descriptor.digest
-        if digest.algorithm != "sha256":
-            raise InvalidImage(f"{where}: {digest.algorithm} digests are not supported in archives")
         file = self._files.file(f"blobs/{digest.algorithm}/{digest.hex}")
         if file is None:
             raise InvalidImage(f"{where}: its blob {digest} is not in the archive")
