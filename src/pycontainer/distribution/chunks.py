@@ -128,13 +128,20 @@ class Chunks:
         self._note(start, found)
         # One look further: the end of the content is where its reader says whether all was well.
         self.ended = not self._fill()
-        if self._size is not None and (
-            self._position > self._size or self.ended != (self._position == self._size)
-        ):
-            longer = not self.ended or self._position > self._size
-            what = f"more than {self._size}" if longer else f"{self._position}, not {self._size}"
-            raise DigestMismatch(f"the content of blob {self._digest or ''} to be uploaded: {what} bytes")
+        self._judge()
         return found
+
+    def _judge(self) -> None:
+        """Raises DigestMismatch where the content is not of the size that was said."""
+        if self._size is None:
+            return
+        if self._position + (not self.ended) > self._size:
+            what = f"more than {self._size}"
+        elif self.ended and self._position < self._size:
+            what = f"{self._position}, not {self._size}"
+        else:
+            return
+        raise DigestMismatch(f"the content of blob {self._digest or ''} to be uploaded: {what} bytes")
 
     def _fill(self) -> bool:
         while not self._ahead:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal
 from urllib.parse import quote
 
 from pycontainer.distribution import credentials, download, manifests, pages, upload
 from pycontainer.distribution.address import onward, safe_url
-from pycontainer.distribution.answers import Answer, stated_digest
+from pycontainer.distribution.answers import Answer as Answer
+from pycontainer.distribution.answers import stated_digest
 from pycontainer.distribution.chunks import Content
 from pycontainer.distribution.credentials import Credential
 from pycontainer.distribution.patience import Patience
@@ -18,13 +18,13 @@ from pycontainer.distribution.source import Source, pull
 from pycontainer.distribution.transport import Transport
 from pycontainer.distribution.upload import Pushed, push_scope
 from pycontainer.distribution.wires import Tls
-from pycontainer.errors import DigestMismatch, InvalidImage, InvalidOption, NotFound
+from pycontainer.errors import DigestMismatch, InvalidImage, InvalidOption, NotFound, TransportError
 from pycontainer.oci._document import MAX_DOCUMENT
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Index
 
-Authentication = Credential | tuple[str, str] | Literal[False] | None
+Authentication = Credential | tuple[str, str] | bool | None
 
 
 class Client:
@@ -119,6 +119,15 @@ class Client:
             return False
         return True
 
+    def blob_size(self, repository: str, digest: Digest) -> int:
+        """The size in bytes that the registry states for a blob. Raises NotFound, TransportError."""
+        path = f"/v2/{repository}/blobs/{digest}"
+        with self._transport.send("HEAD", path, scope=pull(repository)) as reply:
+            size = reply.length
+        if size is None:
+            raise TransportError(f"{reply.shown()}: the registry states no size", url=reply.safe_url)
+        return size
+
     def tags(self, repository: str) -> Iterator[str]:
         """The repository's tags, as many pages as there are."""
         return pages.names(self._transport, f"/v2/{repository}/tags/list", scope=pull(repository), key="tags")
@@ -207,9 +216,12 @@ class Client:
             raise DigestMismatch(what, status=reply.status, url=reply.safe_url)
         return digest
 
-    def delete_manifest(self, repository: str, digest: Digest) -> None:
-        """Deletes a manifest and all its tags. Raises NotFound; RegistryError where deletion is off."""
-        self._delete(repository, f"manifests/{digest}")
+    def delete_manifest(self, repository: str, reference: str) -> None:
+        """Deletes the manifest of that digest and all its tags; where the registry can, one tag alone.
+
+        Raises NotFound; RegistryError (UNSUPPORTED) where that is not offered.
+        """
+        self._delete(repository, f"manifests/{reference}")
 
     def delete_blob(self, repository: str, digest: Digest) -> None:
         """Deletes a blob. Raises NotFound; RegistryError where deletion is off."""
@@ -254,9 +266,7 @@ def _mirror(text: str, connect: Callable[..., Transport], insecure: bool | None)
     scheme, separator, rest = text.rpartition("://")
     host, _, prefix = rest.strip("/").partition("/")
     if (separator and scheme not in ("http", "https")) or "@" in host or not host:
-        raise InvalidOption(
-            f"mirrors: {safe_url(text)}: must be host[:port][/prefix], or the address of that"
-        )
+        raise InvalidOption(f"mirrors: {safe_url(text)}: must be host[:port][/prefix] or its address")
     if separator:
         insecure = scheme == "http"
     return Source(connect(host, insecure), f"{prefix}/" if prefix else "", mirror=True)

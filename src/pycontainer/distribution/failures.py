@@ -117,7 +117,7 @@ def of_answer(
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds from a Retry-After header (RFC 9110, 10.2.3), a number or a date; None where it says nothing."""
+    """Seconds from a Retry-After header (RFC 9110, 10.2.3): a number or a date; None for neither."""
     if not value or len(value) > 64:
         return None
     try:
@@ -145,7 +145,8 @@ def _said(body: bytes) -> tuple[str | None, str]:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """`error` and what it wraps, outermost first: the packages keep causes in four different places."""
-    pending, seen = [error], set()
+    pending: list[BaseException] = [error]
+    seen: set[int] = set()
     while pending and len(seen) < 30:
         current = pending.pop(0)
         if id(current) in seen:

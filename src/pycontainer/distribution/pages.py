@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from pycontainer.distribution.address import onward, origin
 from pycontainer.distribution.transport import Document, Transport
@@ -18,15 +18,13 @@ _LINK = re.compile(r'\s*<([^<>]{1,8192})>\s*;[^,]*\brel\s*=\s*"?next\b"?', re.IG
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,254}", re.ASCII)
 
 
-def documents(
-    transport: Transport, path: str, *, scope: str, headers: Mapping[str, str] | None = None
-) -> Iterator[Document]:
+def documents(transport: Transport, path: str, *, scope: str) -> Iterator[Document]:
     """The pages, one after the other. Raises RegistryError, TransportError where they lead in a circle."""
     seen = set()
     following: str | None = transport.base() + path
     while following is not None:
         seen.add(following)
-        page = transport.read(following, scope=scope, limit=d.MAX_DOCUMENT, headers=headers)
+        page = transport.read(following, scope=scope, limit=d.MAX_DOCUMENT)
         yield page
         following = _next(page, transport)
         if following in seen or len(seen) >= _MAX_PAGES:

@@ -112,13 +112,11 @@ class Transport:
                 return reply
             pauses.after(reply)
 
-    def read(
-        self, path: str, *, scope: str, limit: int, headers: Mapping[str, str] | None = None
-    ) -> Document:
-        """GETs a whole document of at most `limit` bytes, again where it broke off. Raises RegistryError."""
+    def read(self, path: str, *, scope: str, limit: int) -> Document:
+        """GETs a whole document of at most `limit` bytes. Raises RegistryError."""
         pauses = self.pauses()
         while True:
-            reply = self.attempt("GET", path, scope=scope, headers=headers)
+            reply = self.attempt("GET", path, scope=scope)
             if isinstance(reply, Failure):
                 pauses.after(reply)
                 continue
@@ -207,7 +205,7 @@ class Transport:
         return self._gone() if self._closed.is_set() else failure
 
     def _fetch(self, method: str, url: str, form: Form, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """A token server's answer, as tokens.py wants it. Redirects are not followed: a form holds passwords."""
+        """A token server's answer, as tokens.py wants it; no redirects, since a form holds passwords."""
         asked = _Headers({**_OWN_HEADERS, **headers})
         text = urlencode(form, doseq=True)
         body = None

@@ -78,7 +78,7 @@ class _Upload:
         furthest = 0
         while True:
             failure = self._advance()
-            if not isinstance(failure, Failure):
+            if isinstance(failure, Pushed):
                 return failure
             if failure.again and self._chunks.ended and self._is_there():
                 # Only the answer was lost.
@@ -137,12 +137,9 @@ class _Upload:
         """A new upload session; asking for one twice harms nobody."""
         path = f"/v2/{self._repository}/blobs/uploads/"
         with self._transport.send("POST", path, scope=self._scope, ok=(202,)) as reply:
-            self._location = None
+            self._location = onward(reply.url, reply.headers.get("Location", ""))
             self._offset = 0
-            self._moved(reply)
             least = reply.headers.get("OCI-Chunk-Min-Length", "")
-        if self._location is None:
-            raise TransportError(f"{reply.shown()}: no Location in the answer", url=reply.safe_url)
         if least.isascii() and least.isdecimal() and len(least) < 20:
             self._size = max(CHUNK, int(least))
         if self._size > _MAX_CHUNK:
