@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pycontainer.errors import InvalidImage, LaunchError, NoSpace, PycontainerError, StoreError, UnsafeLayer
+from pycontainer.errors import (
+    ImageError,
+    InvalidImage,
+    LaunchError,
+    NoSpace,
+    PycontainerError,
+    StoreError,
+    UnsafeLayer,
+)
 from pycontainer.supervisor import client, failure, plan
 
 if TYPE_CHECKING:
@@ -28,6 +38,27 @@ _LAYER_FAILURES: dict[int, tuple[type[PycontainerError], str]] = {
     9: (NoSpace, "the store's file system is full"),
     10: (InvalidImage, "the entry's owner has no place in this user's range of ids"),
     11: (StoreError, "the kernel refuses"),
+}
+
+_TAR_UPPER = 1
+_TAR_USERXATTR = 2
+_TAR_NEWEST = 4
+"""enum pctr_tar_write_flags (tar_write.h)."""
+
+NEWEST = struct.Struct("=q")
+"""What follows the archive: the latest time in it, in seconds, or NO_ENTRY."""
+NO_ENTRY = -(1 << 63)
+
+# enum pctr_tar_write_code (tar_write.h): those that no errno explains.
+_TAR_READ = 1
+_TAR_FAILURES: dict[int, tuple[type[PycontainerError], str]] = {
+    2: (ImageError, "changed while it was being read"),
+    3: (InvalidImage, "in a layer, a name with .wh. deletes another file"),
+    4: (InvalidImage, "has an attribute with '=' in its name, which tar cannot hold"),
+    5: (InvalidImage, "its path or its attributes are longer than a layer may have them"),
+    6: (ImageError, "there are more names than there is memory for"),
+    7: (ImageError, "part of it lies in a lower layer (overlay's redirect or metacopy)"),
+    8: (ImageError, "the archive cannot be written"),
 }
 
 
@@ -62,6 +93,42 @@ def remove_tree(path: str) -> None:
         where = os.path.join(path, record.detail) if record.detail else path
         raise StoreError(f"removing {where}: {errno.errorcode.get(record.error, record.error)}")
     _check_ended(record, f"removing {path}")
+
+
+def tar_flags(*, upper: bool) -> int:
+    """Of a WRITE_TAR that is followed by NEWEST; `upper` for overlay's upper directory."""
+    flags = _TAR_NEWEST | (_TAR_UPPER if upper else 0)
+    return flags | (_TAR_USERXATTR if client.default().rootless else 0)
+
+
+def start(ops: plan.Ops, fds: Sequence[int]) -> client.Job:
+    """Begin `ops` in a child that does nothing else; the descriptors stay the caller's."""
+    return client.default().start(
+        plan.encode(ops.data, setup=ops.encode()), fds=fds, flags=client.START["WORK"]
+    )
+
+
+def check_tar(record: Record, name: str) -> None:
+    """How a job ended that wrote the tree `name` as an archive.
+
+    Raises ImageError and InvalidImage naming the file, and LaunchError.
+    """
+    if record.kind == client.RECORD["FAILED"]:
+        raise _tar_error(record, name)
+    _check_ended(record, f"archiving {name}")
+
+
+def _tar_error(record: Record, name: str) -> PycontainerError:
+    below = record.detail.lstrip("/")
+    path = os.path.join(name, below) if below else name
+    if record.code in _TAR_FAILURES:
+        kind, what = _TAR_FAILURES[record.code]
+        return kind(f"{path}: {what}")
+    if record.code != _TAR_READ:
+        return failure.launch_error(record, rootless=client.default().rootless)
+    if record.error == errno.ENOENT and below:
+        return ImageError(f"{path}: vanished while it was being read")
+    return ImageError(f"{path}: cannot be read: {errno.errorcode.get(record.error, record.error)}")
 
 
 def _layer_error(record: Record, directory: str, rootless: bool) -> PycontainerError:
