@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from urllib.parse import quote
+
+import attrs
 
 from pycontainer.distribution import credentials, download, manifests, pages, upload
 from pycontainer.distribution.address import onward, safe_url
@@ -84,6 +87,14 @@ class Client:
         """Ends all connections; what other threads are waiting for fails with TransportError."""
         for source in [*self._mirrors, self._registry]:
             source.transport.close()
+
+    def branch(self) -> Client:
+        """The same client with connections of its own: closing it ends those, and no others."""
+        other = copy.copy(self)
+        other._transport = self._transport.branch()
+        other._registry = Source(other._transport)
+        other._mirrors = [attrs.evolve(one, transport=one.transport.branch()) for one in self._mirrors]
+        return other
 
     def ping(self) -> None:
         """Returns if a registry answers and, where it asks who we are, is content with that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,13 @@ class Transport:
         """Ends all connections; what other threads wait for fails, and nothing can be sent any more."""
         self._closed.set()
         self._current().cut()
+
+    def branch(self) -> Transport:
+        """The same with connections of its own: closing it ends those, and no others."""
+        other = copy.copy(self)
+        other._closed = threading.Event()
+        other._wires = Wires(self._tls, self._timeout)
+        return other
 
     def base(self) -> str:
         """`https://host[:port]`, or plain HTTP where that is allowed and TLS is not spoken."""
