@@ -5,13 +5,15 @@ start with the same layers share these directories. Inside, `tree/` is the layer
 `layer.json` says what it is; `tree/` may hold files that only the supervisor can read or remove.
 
 Whoever makes or removes a layer holds `<chain>.lock`; whoever uses it holds a shared lock on the
-directory itself, its lease, which therefore cannot exist without the layer.
+directory itself, its lease, which therefore cannot exist without the layer. Whoever gives the former
+up deletes its file.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import attrs
 
@@ -61,7 +63,7 @@ class NewLayer:
         except BaseException:
             self.drop()
             raise
-        self._lock.release()
+        self._layers._give_up(self._lock)
         return lease
 
     def drop(self) -> None:
@@ -69,7 +71,7 @@ class NewLayer:
         try:
             self._layers._remove(self._staged)
         finally:
-            self._lock.release()
+            self._layers._give_up(self._lock)
 
 
 class UnpackedLayers:
@@ -137,9 +139,9 @@ class UnpackedLayers:
                 if not os.path.isdir(self.directory(chain)):
                     return self._unpack(chain, LayerInfo(diff_id, parent, 0), stream, limits, lock)
             except BaseException:
-                lock.release()
+                self._give_up(lock)
                 raise
-            lock.release()
+            self._give_up(lock)
 
     def _unpack(
         self,
@@ -202,7 +204,7 @@ class UnpackedLayers:
 
     def remove(self, chain: Digest) -> int | None:
         """Removes the layer; the bytes that its stream had, None where it is in use. Raises StoreError."""
-        with self._lock(chain):
+        with self._held(self._lock(chain)):
             with store_errors("locking", self.directory(chain)):
                 unused = try_lock(self.directory(chain))
             if unused is None:
@@ -216,7 +218,6 @@ class UnpackedLayers:
                 os.rename(self.directory(chain), doomed)
             unused.release()
             self._remove(doomed)
-            self._unlink_lock(chain)
             return size
 
     def in_use(self, chain: Digest) -> bool:
@@ -240,23 +241,18 @@ class UnpackedLayers:
                 continue
             lock = self._try_lock(chain)
             if lock is not None:
-                with lock:
+                with self._held(lock):
                     self._remove(os.path.join(self.root, name))
+        self.sweep_locks()
 
     def sweep_locks(self) -> None:
-        """Deletes the lock files of layers that are not there and not being made. Raises StoreError."""
+        """Deletes the lock files that nobody holds. Raises StoreError."""
         with store_errors("sweeping", self.root):
-            names = set(os.listdir(self.root))
-        for name in names:
-            stem, _, suffix = name.partition(".")
-            chain = _chain(stem)
-            if chain is None or suffix != "lock" or stem in names:
-                continue
-            lock = try_lock(os.path.join(self.root, name))
-            if lock is not None:
-                with lock:
-                    if not os.path.isdir(os.path.join(self.root, stem)):
-                        self._unlink_lock(chain)
+            names = [name for name in os.listdir(self.root) if name.endswith(".lock")]
+            for name in names:
+                lock = try_lock(os.path.join(self.root, name))
+                if lock is not None:
+                    lock.unlink()
 
     def _remove(self, path: str) -> None:
         if os.path.lexists(path):
@@ -278,9 +274,16 @@ class UnpackedLayers:
         with store_errors("locking", self._lock_path(chain)):
             return lock_file(self._lock_path(chain), wait=False)
 
-    def _unlink_lock(self, chain: Digest) -> None:
-        with store_errors("deleting", self._lock_path(chain)):
-            os.unlink(self._lock_path(chain))
+    @contextmanager
+    def _held(self, lock: Lock) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._give_up(lock)
+
+    def _give_up(self, lock: Lock) -> None:
+        with store_errors("deleting", lock.path):
+            lock.unlink()
 
 
 def _chain(name: str) -> Digest | None:
