@@ -48,9 +48,17 @@ def measure(
     return Measured(Digest.from_hash(hashed), size)
 
 
-def apply(chunks: Iterator[bytes], directory: str, limits: Limits, *, algorithm: str = "sha256") -> Measured:
+def apply(
+    chunks: Iterator[bytes],
+    directory: str,
+    limits: Limits,
+    *,
+    algorithm: str = "sha256",
+    notes: str | None = None,
+) -> Measured:
     """Untars the stream `chunks` into the existing, empty `directory`; `algorithm` is the digest's.
 
+    `notes` is the path of a file to be made where the layers below have a say (`files.apply_layer`).
     Raises what the stream raises; UnsafeLayer, InvalidImage and NoSpace from the extraction. The
     directory is then in any state, and the caller removes it.
     """
@@ -59,7 +67,11 @@ def apply(chunks: Iterator[bytes], directory: str, limits: Limits, *, algorithm:
     feeder = _Feeder(chunks, limits, algorithm)
     try:
         files.apply_layer(
-            feeder.reader, directory, max_bytes=limits.max_bytes, max_entries=limits.max_entries
+            feeder.reader,
+            directory,
+            max_bytes=limits.max_bytes,
+            max_entries=limits.max_entries,
+            notes=notes,
         )
     except BaseException:
         feeder.stop()

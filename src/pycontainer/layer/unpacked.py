@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import attrs
 
@@ -24,6 +25,11 @@ from pycontainer.layer.apply import apply
 from pycontainer.layer.limits import Limits
 from pycontainer.oci import _document as d
 from pycontainer.oci.digest import Digest
+
+_NOTES = "notes"
+"""While a layer is being made: what remains to be settled with those below it (layer.h)."""
+_ROOT_OPAQUE = b"/\0"
+"""The last of the notes, where it is true."""
 
 
 def chain_ids(diff_ids: Iterable[Digest]) -> list[Digest]:
@@ -36,11 +42,15 @@ def chain_ids(diff_ids: Iterable[Digest]) -> list[Digest]:
 
 @attrs.frozen
 class LayerInfo:
-    """What `layer.json` says; `size` is the tar stream's, in bytes."""
+    """What `layer.json` says; `size` is the tar stream's, in bytes.
+
+    `root_opaque`: nothing of the layers below it is to be seen, which overlay cannot be told.
+    """
 
     diff_id: Digest
     parent: Digest | None
     size: int
+    root_opaque: bool = False
 
 
 class NewLayer:
@@ -160,7 +170,13 @@ class UnpackedLayers:
                 os.mkdir(tree, 0o755)
                 # The umask has no say in what a container sees as its root directory.
                 os.chmod(tree, 0o755)
-            measured = apply(stream(), tree, limits.within(self.root), algorithm=info.diff_id.algorithm)
+            measured = apply(
+                stream(),
+                tree,
+                limits.within(self.root),
+                algorithm=info.diff_id.algorithm,
+                notes=None if info.parent is None else os.path.join(staged, _NOTES),
+            )
             if measured.diff_id != info.diff_id:
                 raise InvalidImage(f"a layer is {measured.diff_id} and should be {info.diff_id}")
             return NewLayer(self, chain, attrs.evolve(info, size=measured.size), staged, lock)
@@ -169,11 +185,14 @@ class UnpackedLayers:
             raise
 
     def _commit(self, chain: Digest, info: LayerInfo, staged: str) -> Lock:
-        document = {
+        info = self._settle(info, staged)
+        document: dict[str, Any] = {
             "diff_id": str(info.diff_id),
             "parent": None if info.parent is None else str(info.parent),
             "size": info.size,
         }
+        if info.root_opaque:
+            document["root_opaque"] = True
         with store_errors("unpacking a layer in", staged):
             with open(os.path.join(staged, "layer.json"), "xb") as file:
                 file.write(d.dump(document))
@@ -181,6 +200,35 @@ class UnpackedLayers:
         lease = self.lease(chain)
         assert lease is not None  # who removes a layer needs the lock, which is ours
         return lease
+
+    def _settle(self, info: LayerInfo, staged: str) -> LayerInfo:
+        """What could not be known before the layers below were there: how directories look that the
+        layer only implies, and whether those layers are to be seen at all."""
+        notes = os.path.join(staged, _NOTES)
+        if info.parent is None or not os.path.exists(notes):
+            return info
+        with store_errors("reading", notes), open(notes, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - len(_ROOT_OPAQUE)))
+            opaque = file.read() == _ROOT_OPAQUE
+        if size > len(_ROOT_OPAQUE) or not opaque:
+            from pycontainer.supervisor import files
+
+            files.adopt_looks(notes, os.path.join(staged, "tree"), () if opaque else self.stack(info.parent))
+        with store_errors("removing", notes):
+            os.unlink(notes)
+        return attrs.evolve(info, root_opaque=opaque)
+
+    def stack(self, chain: Digest) -> tuple[str, ...]:
+        """The trees that make up what the layer and those below it show, topmost first. Raises StoreCorrupt
+        and StoreError; the caller holds a lease of the layer."""
+        trees: list[str] = []
+        below: Digest | None = chain
+        while below is not None:
+            info = self.info(below)
+            trees.append(self.tree(below))
+            below = None if info.root_opaque else info.parent
+        return tuple(trees)
 
     def info(self, chain: Digest) -> LayerInfo:
         """What the layer is. Raises StoreCorrupt where its directory is not as it was made."""
@@ -192,6 +240,7 @@ class UnpackedLayers:
                 diff_id=fields.required("diff_id", Digest.check),
                 parent=fields.optional("parent", Digest.check),
                 size=fields.required("size", d.check_size),
+                root_opaque=fields.optional("root_opaque", _check_true) or False,
             )
         except InvalidImage as error:
             raise StoreCorrupt(str(error)) from None
@@ -292,3 +341,9 @@ def _chain(name: str) -> Digest | None:
         if Digest.is_valid(f"{algorithm}:{name}"):
             return Digest(f"{algorithm}:{name}")
     return None
+
+
+def _check_true(value: object, where: str) -> bool:
+    if value is not True:
+        raise InvalidImage(f"{where}: is true or not there")
+    return True

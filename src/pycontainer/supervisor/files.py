@@ -62,22 +62,45 @@ _TAR_FAILURES: dict[int, tuple[type[PycontainerError], str]] = {
 }
 
 
-def apply_layer(fd: int, directory: str, *, max_bytes: int, max_entries: int) -> None:
+def apply_layer(
+    fd: int, directory: str, *, max_bytes: int, max_entries: int, notes: str | None = None
+) -> None:
     """Unpack the uncompressed tar stream `fd` into the new, empty `directory` (image-spec, layer.md).
 
-    Raises `InvalidImage` and `UnsafeLayer` naming the entry, `NoSpace` and `StoreError`. The
-    directory then holds part of the layer; the caller removes it.
+    `notes` is the path of a file that is made where something remains to be settled with the layers
+    below it, by `adopt_looks`; layer.h says what it holds. Raises `InvalidImage` and `UnsafeLayer`
+    naming the entry, `NoSpace` and `StoreError`. The directory then holds part of the layer; the
+    caller removes it.
     """
     supervisor = client.default()
-    flags = _USERXATTR if supervisor.rootless else 0
-    if supervisor.idmap is not None and not supervisor.idmap.many:
-        flags |= _SINGLE_ID
     ops = plan.Ops(plan.Data())
-    ops.apply_layer(0, directory, flags=flags, max_bytes=max_bytes, max_entries=max_entries)
+    ops.apply_layer(
+        0,
+        directory,
+        notes=notes or "",
+        flags=_layer_flags(supervisor),
+        max_bytes=max_bytes,
+        max_entries=max_entries,
+    )
     record = supervisor.work(plan.encode(ops.data, setup=ops.encode()), [fd])
     if record.kind == client.RECORD["FAILED"]:
         raise _layer_error(record, directory, supervisor.rootless)
     _check_ended(record, f"unpacking a layer into {directory}")
+
+
+def adopt_looks(notes: str, directory: str, lower: Sequence[str]) -> None:
+    """Give the directories that the layer in `directory` implies owner, mode, time and attributes of
+    those that the layers below show, topmost first in `lower`.
+
+    Raises `UnsafeLayer` where that would take hours, `StoreError` and `LaunchError`.
+    """
+    supervisor = client.default()
+    ops = plan.Ops(plan.Data())
+    ops.adopt_looks(notes, directory, lower, flags=_layer_flags(supervisor))
+    record = supervisor.work(plan.encode(ops.data, setup=ops.encode()))
+    if record.kind == client.RECORD["FAILED"]:
+        raise _layer_error(record, directory, supervisor.rootless)
+    _check_ended(record, f"completing a layer in {directory}")
 
 
 def remove_tree(path: str) -> None:
@@ -93,6 +116,13 @@ def remove_tree(path: str) -> None:
         where = os.path.join(path, record.detail) if record.detail else path
         raise StoreError(f"removing {where}: {errno.errorcode.get(record.error, record.error)}")
     _check_ended(record, f"removing {path}")
+
+
+def _layer_flags(supervisor: client.Supervisor) -> int:
+    flags = _USERXATTR if supervisor.rootless else 0
+    if supervisor.idmap is not None and not supervisor.idmap.many:
+        flags |= _SINGLE_ID
+    return flags
 
 
 def tar_flags(*, upper: bool) -> int:
