@@ -398,7 +398,7 @@ class Image:
 
         lease = assemble.unpack(self._store, self._manifest, self.config)
         chains = chain_ids(self.config.diff_ids)
-        lower = tuple(self._store.layers.tree(chain) for chain in reversed(chains))
+        lower = self._store.layers.stack(chains[-1]) if chains else ()
         if self._lease is not None:
             self._lease.release()
             self._lease = None
