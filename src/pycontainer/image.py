@@ -348,7 +348,7 @@ class Image:
 
         Raises ImageError where it cannot be written, NoSpace, and what unpacking raises.
         """
-        from pycontainer.snapshot.export import export
+        from pycontainer.archive.export import export
 
         root = self.rootfs()
         assert isinstance(root, LayeredRoot)
