@@ -11,7 +11,6 @@ import struct
 import subprocess
 import tarfile
 from collections.abc import Generator
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest

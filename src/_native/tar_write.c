@@ -446,7 +446,8 @@ put_entry(struct writer *writer, const char *name, unsigned char kind)
     }
     if (kind != DT_DIR && kind != DT_REG &&
         fstatat(top(writer)->fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0) {
-        return fail_read(writer);
+        bool merged = (writer->options->flags & PCTR_TAR_WRITE_MERGED) != 0;
+        return merged && kind == DT_CHR && errno == ENOENT ? 0 : fail_read(writer);
     }
     if (S_ISSOCK(status.st_mode)) {
         /* tar has no type for sockets, and one without its program means nothing. */

@@ -67,18 +67,18 @@ class TreeStream:
         mounts: Callable[[Ops], None] | None = None,
         ownership: Ownership | None = None,
         clamp: int | None = None,
-        upper: bool = False,
+        kind: files.Tree = "plain",
     ) -> None:
         """`name` is what the tree is called in messages. It lies in `directory`, as this process sees
         it, or it is what `mounts` makes the root. `clamp` is the latest time that an entry may have, in
-        seconds since 1970. `upper`: the tree is overlay's upper directory, written as a changeset."""
+        seconds since 1970."""
         self.newest: int | None = None
         self._name = name
         self._directory = directory
         self._mounts = mounts
         self._ownership = ownership or Ownership()
         self._clamp = clamp
-        self._upper = upper
+        self._kind: files.Tree = kind
 
     def chunks(self) -> Generator[bytes, None, None]:
         """The stream, in pieces of at most about 1 MiB. Raises ImageError naming the file that cannot be
@@ -128,7 +128,7 @@ class TreeStream:
         ops.write_tar(
             0,
             "" if self._directory is not None else "/",
-            flags=files.tar_flags(upper=self._upper),
+            flags=files.tar_flags(self._kind),
             uid=self._ownership.uid,
             gid=self._ownership.gid,
             latest=self._clamp,
@@ -154,7 +154,7 @@ def of_upper(path: str, *, clamp: int | None = None) -> TreeStream:
         ops.bind(0, _PLACE, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, how=0)
         ops.root(_PLACE)
 
-    return TreeStream(path, mounts=mounts, clamp=clamp, upper=True)
+    return TreeStream(path, mounts=mounts, clamp=clamp, kind="upper")
 
 
 def _pieces(reader: int, job: client.Job) -> Iterator[bytes]:

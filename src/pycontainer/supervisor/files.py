@@ -6,7 +6,7 @@ import errno
 import os
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pycontainer.errors import (
     ImageError,
@@ -43,7 +43,11 @@ _LAYER_FAILURES: dict[int, tuple[type[PycontainerError], str]] = {
 _TAR_UPPER = 1
 _TAR_USERXATTR = 2
 _TAR_NEWEST = 4
+_TAR_MERGED = 8
 """enum pctr_tar_write_flags (tar_write.h)."""
+
+Tree = Literal["plain", "upper", "merged"]
+"""What is written: any directory, overlay's upper one as a changeset, or a mounted overlay."""
 
 NEWEST = struct.Struct("=q")
 """What follows the archive: the latest time in it, in seconds, or NO_ENTRY."""
@@ -125,9 +129,9 @@ def _layer_flags(supervisor: client.Supervisor) -> int:
     return flags
 
 
-def tar_flags(*, upper: bool) -> int:
-    """Of a WRITE_TAR that is followed by NEWEST; `upper` for overlay's upper directory."""
-    flags = _TAR_NEWEST | (_TAR_UPPER if upper else 0)
+def tar_flags(kind: Tree) -> int:
+    """Of a WRITE_TAR that is followed by NEWEST."""
+    flags = _TAR_NEWEST | {"plain": 0, "upper": _TAR_UPPER, "merged": _TAR_MERGED}[kind]
     return flags | (_TAR_USERXATTR if client.default().rootless else 0)
 
 
