@@ -71,6 +71,7 @@ class _Upload:
         self._location: str | None = None
         self._offset = 0
         self._size = CHUNK
+        self._least = 0
         self._restarts = 0
 
     def run(self) -> Pushed:
@@ -95,7 +96,7 @@ class _Upload:
             self._begin()
         while True:
             chunk = self._chunks.take(self._offset, self._size)
-            if self._chunks.ended and self._offset == 0:
+            if self._chunks.ended and (self._offset == 0 or len(chunk) < self._least):
                 return self._finish(chunk)
             if len(chunk):
                 reply = self._send("PATCH", self._location or "", chunk, ok=(202, 201, 204))
@@ -108,7 +109,7 @@ class _Upload:
                 return self._finish(None)
 
     def _finish(self, chunk: Chunk | None) -> Pushed | Failure:
-        """The closing PUT, with the whole content in it where that is one chunk."""
+        """The closing PUT, with the last chunk in it where it is the only one or too small for a PATCH."""
         digest = self._chunks.digest()
         location = self._location or ""
         url = f"{location}{'&' if '?' in location else '?'}digest={digest}"
@@ -123,7 +124,7 @@ class _Upload:
 
     def _send(self, method: str, url: str, chunk: Chunk | None, *, ok: tuple[int, ...]) -> Reply | Failure:
         headers = {"Content-Type": "application/octet-stream"}
-        if chunk is not None and method == "PATCH":
+        if chunk is not None and (method == "PATCH" or chunk.start > 0):
             headers["Content-Range"] = f"{chunk.start}-{chunk.end - 1}"
         body = chunk if chunk is not None and len(chunk) else None
         reply = self._transport.attempt(method, url, scope=self._scope, headers=headers, body=body, ok=ok)
@@ -141,7 +142,8 @@ class _Upload:
             self._offset = 0
             least = reply.headers.get("OCI-Chunk-Min-Length", "")
         if least.isascii() and least.isdecimal() and len(least) < 20:
-            self._size = max(CHUNK, int(least))
+            self._least = int(least)
+            self._size = max(CHUNK, self._least)
         if self._size > _MAX_CHUNK:
             what = f"{reply.shown()}: asks for chunks of {self._size} bytes, more than {_MAX_CHUNK}"
             raise RegistryError(what, status=reply.status, url=reply.safe_url)
