@@ -12,7 +12,7 @@ import attrs
 from pycontainer.distribution import credentials, download, manifests, pages, upload
 from pycontainer.distribution.address import onward, safe_url
 from pycontainer.distribution.answers import Answer as Answer
-from pycontainer.distribution.answers import stated_digest
+from pycontainer.distribution.answers import ACCEPT, stated_digest
 from pycontainer.distribution.chunks import Content
 from pycontainer.distribution.credentials import Credential
 from pycontainer.distribution.patience import Patience
@@ -121,6 +121,16 @@ class Client:
         DigestMismatch may ask once more, and a mirror that was to blame is left out then.
         """
         return download.blob(self._sources(), repository, descriptor)
+
+    def has_manifest(self, repository: str, reference: str, digest: Digest) -> bool:
+        """Whether the registry itself says that it has this manifest under a tag or digest."""
+        path = f"/v2/{repository}/manifests/{reference}"
+        try:
+            reply = self._transport.send("HEAD", path, scope=pull(repository), headers={"Accept": ACCEPT})
+        except NotFound:
+            return False
+        reply.close()
+        return stated_digest(reply.headers) == digest
 
     def has_blob(self, repository: str, digest: Digest) -> bool:
         """Whether the registry itself has the blob in this repository."""
