@@ -509,6 +509,7 @@ def fork_quietly() -> int:
         "https://example.com:x/",
         "https://[::1/",
         "https://example.com\\\\@evil.example.net/",
+        "https://example.com\\\\.evil.example.net/",
         "https://exam ple.com/",
         "https://example.com/\t",
         "https://ex\xe4mple.com/",
