@@ -107,6 +107,19 @@ def adopt_looks(notes: str, directory: str, lower: Sequence[str]) -> None:
     _check_ended(record, f"completing a layer in {directory}")
 
 
+def unmount(path: str, *directories: str) -> None:
+    """Unmount what is at `path`, if anything, and remove the empty `directories`. Raises `LaunchError`."""
+    supervisor = client.default()
+    ops = plan.Ops(plan.Data())
+    ops.unmount(path)
+    for directory in directories:
+        ops.rmdir(directory)
+    record = supervisor.work(plan.encode(ops.data, setup=ops.encode()))
+    if record.kind == client.RECORD["FAILED"]:
+        raise failure.launch_error(record, rootless=supervisor.rootless)
+    _check_ended(record, f"unmounting {path}")
+
+
 def remove_tree(path: str) -> None:
     """Remove a directory tree, whoever owns what is in it; one that is not there is success.
 

@@ -220,6 +220,12 @@ class Ops:
             n1=flags,
         )
 
+    def unmount(self, path: str, *, flags: int = 0) -> None:
+        self.add(OP["UNMOUNT"], flags, s1=self.data.text(path))
+
+    def stay(self) -> None:
+        self.add(OP["STAY"])
+
     def open_tree(self, slot: int, source: str, *, how: int = RECURSIVE) -> None:
         self.add(OP["OPEN_TREE"], how, arg=slot, s1=self.data.text(source))
 
