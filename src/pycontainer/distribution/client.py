@@ -11,8 +11,8 @@ import attrs
 
 from pycontainer.distribution import credentials, download, manifests, pages, upload
 from pycontainer.distribution.address import onward, safe_url
-from pycontainer.distribution.answers import Answer as Answer
 from pycontainer.distribution.answers import ACCEPT, stated_digest
+from pycontainer.distribution.answers import Answer as Answer
 from pycontainer.distribution.chunks import Content
 from pycontainer.distribution.credentials import Credential
 from pycontainer.distribution.patience import Patience
@@ -287,7 +287,8 @@ def _mirror(text: str, connect: Callable[..., Transport], insecure: bool | None)
     scheme, separator, rest = text.rpartition("://")
     host, _, prefix = rest.strip("/").partition("/")
     if (separator and scheme not in ("http", "https")) or "@" in host or not host:
-        raise InvalidOption(f"mirrors: {safe_url(text)}: must be host[:port][/prefix] or its address")
+        shown = safe_url(text if separator else f"//{text}").removeprefix("//")
+        raise InvalidOption(f"mirrors: {shown!r}: must be host[:port][/prefix] or its address")
     if separator:
         insecure = scheme == "http"
     return Source(connect(host, insecure), f"{prefix}/" if prefix else "", mirror=True)
