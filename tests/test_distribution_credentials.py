@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -14,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from conftest import unchanged
+from conftest import need, unchanged
 from ordinary_user import OrdinaryUser
 from pycontainer.distribution import credential_helper
 from pycontainer.distribution.auth_files import MAX_FILE
 from pycontainer.distribution.credentials import Credential, find
 from pycontainer.errors import AuthError
+from registries import RealRegistry
 
 HOST = "registry.example.com:5000"
 
@@ -461,3 +464,26 @@ def reap() -> None:
             pass
     except ChildProcessError:
         pass
+
+
+# -- what other tools write ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tool", ["skopeo", "podman", "docker"])
+def test_what_other_tools_log_in_with(place: Place, basic_registry: RealRegistry, tool: str) -> None:
+    """`login` checks with the registry and writes its file, which is found without a word about where."""
+    need(shutil.which(tool) is not None, tool)
+    (place.path / "run").mkdir(mode=0o700)
+    assert basic_registry.user is not None and basic_registry.password is not None
+    options = [] if tool == "docker" else ["--tls-verify=false"]
+    done = subprocess.run(
+        [tool, "login", *options, "--username", basic_registry.user, "--password-stdin", basic_registry.host],
+        input=basic_registry.password,
+        env={**os.environ, **place.environ, "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert place.find(basic_registry.host) == Credential(basic_registry.user, basic_registry.password)
+    assert place.find(basic_registry.host, "team/app") == place.find(basic_registry.host)
