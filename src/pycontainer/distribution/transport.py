@@ -164,12 +164,14 @@ class Transport:
         reply = self._follow(method, url, asked, body)
         if isinstance(reply, Reply) and reply.status == 401 and own and origin(reply.url) == origin(url):
             challenges = reply.challenges()
+            # Read to its end before anybody asks further: the connection is free again then.
+            refused = self._refused(reply, asked)
             sent = asked.get("Authorization")
             answer = self._auth.answer(challenges, scope, sent) if challenges else None
-            if answer is not None and answer != sent:
-                reply.close()
-                _authorize(asked, answer)
-                reply = self._follow(method, url, asked, body)
+            if answer is None or answer == sent:
+                return refused
+            _authorize(asked, answer)
+            reply = self._follow(method, url, asked, body)
         if isinstance(reply, Failure) or reply.status in ok:
             return reply
         return self._refused(reply, asked)

@@ -16,7 +16,7 @@ from pycontainer.distribution.chunks import Chunk, Chunks, Content
 from pycontainer.distribution.failures import Failure
 from pycontainer.distribution.reply import Reply
 from pycontainer.distribution.transport import Transport
-from pycontainer.errors import DigestMismatch, RegistryError, TransportError
+from pycontainer.errors import DigestMismatch, RegistryError
 from pycontainer.oci.digest import Digest
 
 CHUNK = 5 << 20
@@ -73,6 +73,7 @@ class _Upload:
         self._size = CHUNK
         self._least = 0
         self._restarts = 0
+        self._resumed = False
 
     def run(self) -> Pushed:
         pauses = self._transport.pauses()
@@ -85,7 +86,7 @@ class _Upload:
                 # Only the answer was lost.
                 return Pushed(self._chunks.digest(), self._chunks.reached)
             pauses.after(failure)
-            self._find_out()
+            self._find_out(failure)
             if self._offset > furthest:
                 furthest = self._offset
                 pauses.progress()
@@ -158,24 +159,23 @@ class _Upload:
         error = failure.error
         lost = error.status in (404, 416) or error.code in _LOST
         if isinstance(error, DigestMismatch):
-            # All of it is there and wrong: nothing to go on from. Sent in one piece, it was wrong here.
+            # All of it is there and wrong: nothing to go on from. Sent without a break, it was wrong here.
             self._location = None
-            lost = self._offset > 0
+            lost, self._resumed = self._resumed, False
         return attrs.evolve(failure, again=True) if lost else failure
 
-    def _find_out(self) -> None:
-        """Asks the registry where the upload is; begins anew where it is nowhere."""
+    def _find_out(self, failure: Failure) -> None:
+        """Asks the registry where the upload is; begins anew where it is nowhere, but not for ever."""
         location, self._location = self._location, None
         reply = None if location is None else self._ask(location)
         held = None if reply is None else _held(reply)
         if reply is not None and held is not None and held <= self._chunks.reached:
-            self._location, self._offset = location, held
+            self._location, self._offset, self._resumed = location, held, True
             self._moved(reply)
             return
         self._restarts += 1
         if self._restarts > _MAX_RESTARTS:
-            where = f"{self._transport.registry}/{self._repository}"
-            raise TransportError(f"{where}: the registry lost an upload {self._restarts} times")
+            raise failure.error
         self._offset = 0
 
     def _ask(self, location: str) -> Reply | None:
