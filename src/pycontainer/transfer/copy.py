@@ -54,6 +54,7 @@ class _Found:
 
     manifests: dict[Digest, Answer] = attrs.field(factory=dict)
     blobs: dict[Digest, Descriptor] = attrs.field(factory=dict)
+    count: int = 0
     size: int = 0
 
 
@@ -87,8 +88,9 @@ class _Copy:
     def _find(self, answer: Answer, found: _Found, depth: int) -> None:
         """Enters what `answer` refers to, then itself."""
         what = f"{self._source.registry}/{self._repository}@{answer.digest}"
+        found.count += 1
         found.size += len(answer.raw)
-        if len(found.manifests) >= _MAX_MANIFESTS or found.size > _MAX_BYTES or depth >= _MAX_DEPTH:
+        if found.count > _MAX_MANIFESTS or found.size > _MAX_BYTES or depth >= _MAX_DEPTH:
             raise InvalidImage(f"{what}: more manifests, or deeper in one another, than are copied")
         if answer.media_type in media_types.INDEXES:
             for child in Index.parse(answer.raw, what=what).manifests:
