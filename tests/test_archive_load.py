@@ -21,7 +21,7 @@ import zstandard
 import archives as a
 import layer_tars as tars
 from conftest import need, unchanged
-from pycontainer.archive import tar_reader
+from pycontainer.archive import files, tar_reader
 from pycontainer.archive.load import load
 from pycontainer.errors import (
     ImageError,
@@ -66,13 +66,15 @@ def content(store: Store) -> tuple[list[str], list[str], list[str]]:
     return blobs, sorted(store.layers.chains()), os.listdir(store.layout.staging)
 
 
-def refused(store: Store, path: Path, error: type[Exception], text: str) -> None:
+def refused(store: Store, path: Path, error: type[BaseException], text: str) -> None:
     """The archive is refused with that message, and nothing of it stays."""
-    load_nothing = Image.list(store=store)
-    with unchanged(store=Path(store.path)):
-        with pytest.raises(error, match=text):
-            load(store, str(path))
-    assert Image.list(store=store) == load_nothing
+    before = Image.list(store=store)
+    store.collect_now()
+    # Loading starts nothing that the other kinds tell of, and on a shared machine others do.
+    ignored = ("cgroups", "keys", "mounts", "processes")
+    with unchanged(store=Path(store.path), ignore=ignored), pytest.raises(error, match=text):
+        load(store, str(path))
+    assert Image.list(store=store) == before
     assert content(store) == ([], [], []) and store.check() == []
 
 
@@ -506,7 +508,7 @@ def test_a_million_members(store: Store, put: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_chain_of_extended_headers(store: Store, put: Any) -> None:
-    refused(store, put(tars.extended(("a", "b")) * 5000 + END), InvalidImage, "after an extended header")
+    refused(store, put(tars.extended(("path", "b")) * 5000 + END), InvalidImage, "after an extended header")
 
 
 def test_a_bomb_is_bounded(tmp_path: Path, put: Any) -> None:
@@ -598,15 +600,19 @@ def test_a_bad_containerd_name(store: Store, put: Any) -> None:
     refused(store, put(made.parts()), InvalidImage, r"manifests\[0\]: io.containerd.image.name")
 
 
-def test_documents_are_bounded_together(store: Store, put: Any) -> None:
+def test_documents_are_bounded_together(store: Store, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = a.Layout()
     for number in range(20):
-        made.list(made.image(ONE, author=str(number) * (3 << 20)))
-    refused(store, put(made.parts()), InvalidImage, "characters, more than")
-    for number in range(20):
-        made.list(made.image(ONE, more=str(number % 10) * (3 << 20) + str(number)))
-    made.entries = made.entries[20:]
-    refused(store, put(made.parts()), InvalidImage, "its documents have more than")
+        made.list(made.image(ONE, author=str(number) * 5000))
+    path = put(made.parts())
+    monkeypatch.setattr(files, "_MAX_DOCUMENTS", 100_000)
+    refused(store, path, InvalidImage, "its documents have more than")
+    monkeypatch.setattr(files, "_MAX_DOCUMENTS", 1_000_000)
+    assert len(Image.load(path, store=store)) == 20
+
+
+def test_a_document_is_bounded(store: Store, put: Any) -> None:
+    refused(store, put(a.layout(ONE) | {"index.json": bytes(5 << 20)}), InvalidImage, "more than the 4194304")
 
 
 def test_an_interrupted_load_leaves_nothing(store: Store, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -619,7 +625,7 @@ def test_an_interrupted_load_leaves_nothing(store: Store, put: Any, monkeypatch:
         return real(*args)
 
     monkeypatch.setattr(store.layers, "ensure", interrupted)
-    refused(store, put(a.docker(ONE, TWO, tags=["x:1"])), KeyboardInterrupt, "")
+    refused(store, put(a.docker(ONE, TWO, tags=["x:1"])), KeyboardInterrupt, "^$")
 
 
 def test_a_catalog_that_refuses(store: Store, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
