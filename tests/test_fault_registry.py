@@ -644,10 +644,11 @@ def test_nothing_is_left_when_it_ends() -> None:
             fault = registry.fault([faults.Stall(after_bytes=100)], path="/blobs/")
             answer = session.get(blob_url(registry), headers=held, stream=True)
             assert fault.hit.wait(10)
-            idle = socket.create_connection(("127.0.0.1", registry.port))
-            registry.close()
-            assert idle.recv(1) == b""
-            idle.close()
+            with socket.create_connection(("127.0.0.1", registry.port)) as idle:
+                while registry.connections < 2:
+                    time.sleep(0.001)
+                registry.close()
+                assert idle.recv(1) == b""
             answer.close()
         registry.close()
 
