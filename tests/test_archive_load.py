@@ -8,8 +8,11 @@ import json
 import lzma
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,7 @@ import zstandard
 import archives as a
 import layer_tars as tars
 from conftest import need, unchanged
+from ordinary_user import OrdinaryUser
 from pycontainer.archive import files, tar_reader
 from pycontainer.archive.load import load
 from pycontainer.errors import (
@@ -626,6 +630,74 @@ def test_an_interrupted_load_leaves_nothing(store: Store, put: Any, monkeypatch:
 
     monkeypatch.setattr(store.layers, "ensure", interrupted)
     refused(store, put(a.docker(ONE, TWO, tags=["x:1"])), KeyboardInterrupt, "^$")
+
+
+def test_ctrl_c_while_a_pipe_is_silent(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    raw = a.tar(a.docker(ONE))
+    silent = threading.Event()
+
+    def write() -> None:
+        with path.open("wb", buffering=0) as pipe:
+            pipe.write(raw[:1000])
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+            silent.wait(10)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        load(store, str(path))
+    assert time.monotonic() - begun < 5
+    silent.set()
+    writer.join()
+    assert content(store) == ([], [], []) and store.check() == []
+
+
+def test_a_process_that_is_killed_leaves_nothing(store: Store, put: Any, tmp_path: Path) -> None:
+    """Killed when the first layer is in place: the next one that opens the store and prunes it tidies up."""
+    script = (
+        "import os, signal, sys\n"
+        "from pycontainer.archive.load import load; from pycontainer.store import Store\n"
+        "store = Store(sys.argv[1]); real = store.layout.blobs.place\n"
+        "def place(*args): real(*args); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "store.layout.blobs.place = place\n"
+        "load(store, sys.argv[2])"
+    )
+    path = put(gzip.compress(a.tar(a.docker(ONE, TWO, tags=["x:1"]))))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script, store.path, path], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert content(store)[0] != []
+    with Store(store.path) as again:
+        again.prune()
+        assert content(again) == ([], [], []) and again.check() == []
+        assert [image.tags for image in Image.load(path, store=again)] == [["x:1"]]
+
+
+def test_an_ordinary_user(as_user: OrdinaryUser) -> None:
+    """Layers hold files of other ids, which are the subordinate ones of the user's namespace."""
+    script = """
+import os, tempfile
+from pycontainer.image import Image
+from pycontainer.store import Store
+with tempfile.TemporaryDirectory() as base, Store(base + "/store") as store:
+    with open(base + "/archive", "wb") as file:
+        file.write(bytes.fromhex(os.environ["ARCHIVE"]))
+    (image,) = Image.load(base + "/archive", store=store)
+    image.save(base + "/saved", "docker-archive")
+    image.remove()
+    (back,) = Image.load(base + "/saved", store=store)
+    assert back.tags == ["x:1"] and os.listdir(back.rootfs().lower[0]) == ["file"]
+    assert store.check() == []
+    back.remove()
+    del image, back
+    store.prune()
+"""
+    stream = tars.archive(tars.entry(b"file", b"x", uid=b"0000005\0", mode=b"0000600\0"))
+    as_user(script, env={"ARCHIVE": a.tar(a.docker(stream, tags=["x:1"])).hex()})
 
 
 def test_a_catalog_that_refuses(store: Store, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
