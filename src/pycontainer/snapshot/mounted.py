@@ -1,9 +1,9 @@
 """The merged files of layers, read-only, as a directory of the host for as long as a context lasts.
 
 As root it is a mount like any other, at a directory of its own in the store. For an ordinary user the
-kernel makes no mount that others see: there a child in the user's namespaces has it as its root, which
-is reached through /proc/<pid>/root (proc_pid_root(5)). That path works for everything that opens it as
-it is; made into another one (`Path.resolve()`, realpath(3)) it would name the host's own root.
+kernel makes no mount that others see: there a child has it in a mount namespace of its own, into which
+/proc/<pid>/root leads (proc_pid_root(5)). That path works for everything that opens it as it is, other
+programs of this user included; made into another one (`Path.resolve()`, realpath(3)) it leads nowhere.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def mount(store: Store, root: LayeredRoot) -> Iterator[Path]:
     supervisor = client.default()
     if supervisor.rootless:
         job = _in_a_namespace(supervisor, root.lower)
-        path = f"/proc/{_pid(job, supervisor)}/root"
+        path = f"/proc/{_pid(job, supervisor)}/root{overlay.ROOT}"
     else:
         place = store.new_mount_point()
         job = _in_the_store(supervisor, root.lower, place.path, place.target, place.fd)
@@ -76,8 +76,6 @@ def _in_a_namespace(supervisor: Supervisor, lower: Sequence[str]) -> Job:
     setup.propagation(plan.MS_PRIVATE)
     overlay.scratch(setup)
     overlay.many_layers(setup, "root", _two(lower, overlay.EMPTY), flags=_FLAGS, userxattr=True)
-    setup.root(overlay.ROOT)
-    setup.pivot()
     setup.stay()
     flags = client.START["WORK"] | client.START["REPORT"]
     return supervisor.start(plan.encode(setup.data, setup=setup.encode()), flags=flags)
