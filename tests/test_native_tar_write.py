@@ -25,7 +25,7 @@ from native_programs import NATIVE, SANITISED, SOURCES, WARNINGS
 READ, CHANGED, MARKED, ATTRIBUTE, TOO_LONG, TOO_MANY, PARTIAL, OUTPUT = range(1, 9)
 """enum pctr_tar_write_code."""
 
-PARTS = ("tar_out", "tar_head", "names", "hardlinks", "tar_write", "util")
+PARTS = ("tar_out", "tar_head", "tar_attributes", "names", "hardlinks", "tar_write", "util")
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="chown, mknod and trusted attributes are root's")
 
