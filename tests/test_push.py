@@ -96,6 +96,17 @@ class Wait(Action):
         assert self.event.wait(20)
 
 
+@attrs.define
+class Forget(Action):
+    """A registry that has less of an upload, when it is asked, than it has said before."""
+
+    keep: int
+
+    def instead(self, service: Any, request: Request) -> None:
+        (upload,) = service.repositories["team/app"].uploads.values()
+        del upload.data[self.keep :]
+
+
 def directory(path: Path, size: int = 3000, seed: int = 1) -> Path:
     """A tree with one file that does not compress."""
     path.mkdir(parents=True)
@@ -406,6 +417,20 @@ def test_cut_upload_goes_on_where_it_was(store: Store, registry: FaultRegistry, 
     assert Digest.of(content) == image.config.diff_ids[0]
 
 
+@pytest.mark.parametrize("form", ["gzip", "zstd", "none"])
+def test_what_the_registry_lost_is_sent_again(
+    store: Store, registry: FaultRegistry, client: Client, form: str
+) -> None:
+    """From a place in the middle of what was compressed before."""
+    image = made(store, 16 << 20)
+    registry.fault(Status(503), method="PATCH", times=1, after=2)
+    registry.fault(Forget(1_234_567), method="GET", path="/uploads/", times=1)
+    pushed(image, client, "team/app", compression=form)
+    assert registry.count("POST", "/uploads/") == 2  # the config's and the layer's
+    with Store(Path(store.path).parent / "other") as other:
+        assert pulled(other, client, "team/app").config == image.config
+
+
 def test_registry_that_fails_for_good(store: Store) -> None:
     image = made(store)
     with nothing_left() as (registry, client):
@@ -428,9 +453,11 @@ def test_first_failure_ends_the_others(store: Store, registry: FaultRegistry, cl
         hang = registry.fault(Stall(), method="HEAD", path=f"/team/app/blobs/{hanging}")
         forbidden = [Wait(hang.hit), Status(403)]
         registry.fault(forbidden, method="HEAD", path=f"/team/app/blobs/{refused}", times=None)
+        begin = time.monotonic()
         with pytest.raises(RegistryError) as caught:
             pushed(image, client, "team/app")
         assert caught.value.status == 403
+        assert time.monotonic() - begin < 15  # the hanging request's own time-out is 30
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/blobs/"), ("PUT", "/manifests/")])
