@@ -190,6 +190,7 @@ def test_content_that_is_something_else(
     with pytest.raises(DigestMismatch, match=words):
         connect(registry.host).push_blob("team/app", content, digest=digest, size=size)
     assert not stored(registry) and content.open == 0
+    assert registry.count("POST") == 1, "what was sent without a break is not sent again"
 
 
 def test_the_registry_says_that_it_stored_something_else(registry: FaultRegistry, connect: Connect) -> None:

@@ -22,6 +22,7 @@ from pycontainer.oci.digest import Digest
 CHUNK = 5 << 20
 """Bytes in one request: the least that some registries take (S3's parts), and little to send again."""
 
+_GROWN = 16 << 20
 _MAX_CHUNK = 64 << 20
 _MAX_RESTARTS = 2
 _RANGE = re.compile(r"(?:bytes=)?0-(-?[0-9]{1,19})", re.ASCII)
@@ -96,7 +97,9 @@ class _Upload:
         if self._location is None:
             self._begin()
         while True:
-            chunk = self._chunks.take(self._offset, self._size)
+            # Each request has its price; once much is there, sending more of it again is bearable.
+            size = max(self._size, min(self._offset // 10, _GROWN))
+            chunk = self._chunks.take(self._offset, size)
             if self._chunks.ended and (self._offset == 0 or len(chunk) < self._least):
                 return self._finish(chunk)
             if len(chunk):
