@@ -376,6 +376,18 @@ def test_content_that_is_not_what_it_is_called(store: Store, put: Any) -> None:
             refused(store, put(gone), InvalidImage, "is not in the archive")
 
 
+def test_a_blob_of_the_same_content_is_another_blob(store: Store, put: Any) -> None:
+    """The layer unpacks to what it should be; the manifest says that it was compressed another way."""
+    made = a.Layout()
+    made.list(made.image(ONE, compressed=(gzip.compress(ONE, mtime=0),)), "x:1")
+    blob = next(iter(a.blob(gzip.compress(ONE, mtime=0))))
+    parts = {**made.parts(), blob: gzip.compress(ONE, mtime=1)}
+    refused(store, put(parts), InvalidImage, r"layers\[0\]: is sha256:.* and should be")
+    Image.load(put(a.docker(ONE, tags=["y:1"])), store=store)
+    with pytest.raises(InvalidImage, match="and should be"):
+        Image.load(put(parts), store=store)
+
+
 def test_a_layer_that_is_unsafe(store: Store, put: Any) -> None:
     """The second image is bad: the first one, loaded by then, goes, too."""
     bad = tars.archive(tars.entry(b"../out", b"x"))

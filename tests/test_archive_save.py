@@ -183,6 +183,18 @@ def test_documents_fit_the_schemas(image: Image, tmp_path: Path, format: Any) ->
         assert list(validator.iter_errors(json.loads((place / name).read_text()))) == [], name
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_order_of_names_does_not_matter(image: Image, store: Store, tmp_path: Path, format: Any) -> None:
+    names = [f"x:{number}" for number in range(9)]
+    for path, tags in ((tmp_path / "a", names), (tmp_path / "b", names[::-1])):
+        save(store, image._manifest, image.config, tags, str(path), format)
+    assert bytes_below(tmp_path / "a") == bytes_below(tmp_path / "b")
+    if format == "oci":
+        assert [name for _, name in entries(tmp_path / "a")] == [
+            f"docker.io/library/{name}" for name in names
+        ]
+
+
 # Layout directories
 
 
