@@ -302,7 +302,7 @@ class Image:
         reference = Reference.parse(name)
         assert reference.tag is not None
         tags = (reference.tag,)
-        with client_for(reference, auth) as (client, there), reporting(progress) as report:
+        with client_for(reference, auth, writing=True) as (client, there), reporting(progress) as report:
             return self._push_to(client, there, tags, compression=compression, report=report)
 
     def _push_to(

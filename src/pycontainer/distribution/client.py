@@ -16,6 +16,7 @@ from pycontainer.distribution.answers import Answer as Answer
 from pycontainer.distribution.chunks import Content
 from pycontainer.distribution.credentials import Credential
 from pycontainer.distribution.patience import Patience
+from pycontainer.distribution.registries_conf import Mirror
 from pycontainer.distribution.reply import Reply
 from pycontainer.distribution.source import Source, pull
 from pycontainer.distribution.transport import Transport
@@ -37,8 +38,8 @@ class Client:
     directory of the authorities to trust; `cert` the client's certificate, or certificate and key;
     `timeout` how long, in seconds, a connection may stay silent. `auth`: a user's name and password, a
     Credential, False for anonymous, None for what the user's configuration files say. `mirrors` are
-    asked first for what is read: `host[:port][/prefix]` or the address of that; they never see the
-    registry's credentials.
+    asked first for what is read: `host[:port][/prefix]` or the address of that, or a `Mirror` of the
+    one repository that this client is for; they never see the registry's credentials.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Client:
         verify: bool | str = True,
         cert: str | tuple[str, str] | None = None,
         timeout: float = 30.0,
-        mirrors: Sequence[str] = (),
+        mirrors: Sequence[str | Mirror] = (),
         patience: Patience = Patience(),  # noqa: B008 (it is frozen)
     ) -> None:
         if not timeout > 0:
@@ -63,9 +64,9 @@ class Client:
                 host, insecure=insecure, credential=known, tls=tls, timeout=timeout, patience=patience
             )
 
-        def connect_mirror(host: str, insecure: bool | None) -> Transport:
+        def connect_mirror(host: str, insecure: bool | None, verify: bool | str = verify) -> Transport:
             # Neither password nor certificate: both are the registry's.
-            known = credentials.find(host) if auth is None else None
+            known = None if auth is False else credentials.find(host)
             return connect(host, insecure, known, Tls(verify, None))
 
         self._transport = connect(registry, insecure, credential, Tls(verify, cert))
@@ -282,8 +283,12 @@ def _credential(registry: str, auth: Authentication) -> Credential | None:
     raise InvalidOption("auth: must be (user, password), a Credential, False for anonymous, or None")
 
 
-def _mirror(text: str, connect: Callable[..., Transport], insecure: bool | None) -> Source:
-    """The mirror at `host[:port][/prefix]`, or at the address of that."""
+def _mirror(text: str | Mirror, connect: Callable[..., Transport], insecure: bool | None) -> Source:
+    """The mirror at `host[:port][/prefix]`, or at the address of that, or what is configured."""
+    if isinstance(text, Mirror):
+        host, _, repository = text.location.partition("/")
+        transport = connect(host, True, False) if text.insecure else connect(host, None)
+        return Source(transport, only=repository, mirror=True)
     scheme, separator, rest = text.rpartition("://")
     host, _, prefix = rest.strip("/").partition("/")
     if (separator and scheme not in ("http", "https")) or "@" in host or not host:
