@@ -55,6 +55,7 @@ class Crew(Generic[T]):
         try:
             self.cancel()
             for thread in self._threads:
+                # One that has not begun yet, as Ctrl-C came in the midst of its start, finds nothing to do.
                 if thread.ident is not None:
                     thread.join()
         finally:
