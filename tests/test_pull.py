@@ -325,7 +325,7 @@ def test_documents_that_are_none(registry: FaultRegistry, client: Client, store:
     schema1 = json.dumps({"schemaVersion": 1, "name": NAME, "tag": "1", "fsLayers": [], "history": []})
     kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
     registry.put_manifest(NAME, "old", schema1.encode(), kind)
-    with pytest.raises(InvalidImage, match=r"manifest\.v1\+prettyjws"):
+    with pytest.raises(InvalidImage, match="Docker's schema 1"):
         get(store, client, "old")
     wrong = images_made.Image.make([images_made.layer({"a": b"1"})])
     registry.put(NAME, "1", with_config(wrong, {"architecture": "amd64"}))
