@@ -143,8 +143,8 @@ class Image:
 
         `platform` is "os/architecture[/variant]", by default this machine's. `auth` as for
         `Registry`. `progress` True shows how far it is, None does where stderr is a terminal, and in
-        a notebook; a function is called with `Progress` events. What was transferred when it fails
-        is removed. Raises InvalidReference, UnsupportedPlatform, InvalidImage and UnsafeLayer,
+        a notebook; a function is called with `Progress` events. Where it fails, layers that
+        came through whole stay for the next pull, or `Store.prune`; nothing else does. Raises InvalidReference, UnsupportedPlatform, InvalidImage and UnsafeLayer,
         RegistryError's kinds, and StoreError's.
         """
         from pycontainer.transfer.clients import client_for
