@@ -8,6 +8,7 @@ time is taken here, around the call that a caller in Python would make.
 from __future__ import annotations
 
 import mmap
+import os
 import socket
 import sys
 import threading
@@ -17,10 +18,13 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
+from benchmarks import hosts
 from benchmarks.competitors import competitor_class
 from benchmarks.competitors.base import Competitor
 from benchmarks.harness import Unavailable
 from benchmarks.measures.alive import measure_alive
+from benchmarks.measures.stages import run_stage
+from benchmarks.measures.watch import watch
 from benchmarks.roots import Root
 
 _PAGE = 4096
@@ -33,6 +37,13 @@ class Worker:
         self._competitor = competitor
         self._held: Any = None
         self._ballast: list[Any] = []
+        self._pulled = ""
+
+    def own_disk(self) -> None:
+        """Gives the competitor a new file system to work on, ahead of `set_up`."""
+        place = self._competitor.place
+        hosts.make_disk(place / "disk", place / "d")
+        self._competitor.place = place / "d"
 
     def set_up(self) -> str:
         return self._competitor.set_up()
@@ -49,6 +60,41 @@ class Worker:
     def release(self) -> None:
         held, self._held = self._held, None
         self._competitor.release(held)
+
+    def pull(self, reference: str, again: bool) -> list[int]:
+        """With `again` the image is there already; without, it is removed ahead of the pull."""
+        if self._pulled == reference and not again:
+            self._competitor.forget(reference)
+        # What earlier turns left to be written must not be charged to this one.
+        os.sync()
+        figures = [_timed(lambda: self._competitor.pull(reference))]
+        self._pulled = reference
+        return figures
+
+    def forget(self, reference: str) -> None:
+        self._competitor.forget(reference)
+        self._pulled = ""
+
+    def watched_pull(self, reference: str) -> dict[str, Any]:
+        return watch(lambda: self._competitor.pull(reference))
+
+    def stage(self, name: str, layers: list[list[str]]) -> list[int]:
+        os.sync()
+        return [run_stage(name, layers, self._competitor.place)]
+
+    def fill(self, tar: str) -> None:
+        self._competitor.fill(Path(tar))
+
+    def push(self, reference: str, making: bool) -> list[int]:
+        """With `making`, making the image of a tree of files counts, too."""
+        self._competitor.renew()
+        os.sync()
+        makes = _timed(lambda: self._competitor.make(reference))
+        if not making:
+            os.sync()
+        pushes = _timed(lambda: self._competitor.push(reference))
+        self._competitor.forget(reference)
+        return [makes + pushes if making else pushes]
 
     def threads(self, threads: int, starts: int) -> float:
         return self._competitor.run_threads(threads, starts)

@@ -134,8 +134,9 @@ def entries(competitors: Sequence[str], available: Sequence[roots.Root]) -> list
 
 
 @contextlib.contextmanager
-def field_of(chosen: Sequence[Entry], beneath: Path) -> Iterator[Field]:
-    """Sets every entry up, one after another, and takes all away at the end."""
+def field_of(chosen: Sequence[Entry], beneath: Path, *, disks: bool = False) -> Iterator[Field]:
+    """Sets every entry up, one after another, and takes all away at the end; with `disks`, each on a file
+    system of its own."""
     field = Field()
     started: list[Worker] = []
     try:
@@ -143,6 +144,8 @@ def field_of(chosen: Sequence[Entry], beneath: Path) -> Iterator[Field]:
             worker = Worker(entry.competitor, entry.root, beneath, label=entry.label)
             started.append(worker)
             try:
+                if disks:
+                    worker.ask("own_disk")
                 worker.version = worker.ask("set_up")
                 field.ready[entry.label] = worker
             except Unavailable as reason:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.harness import Unavailable
 from benchmarks.roots import Root
 
 MEMORY = 256 << 20
@@ -40,6 +36,7 @@ class Competitor:
     """What a start does and does not do: the remark in the table."""
     roots: ClassVar[tuple[str, ...]] = ("busybox",)
     can_exec: ClassVar[bool] = False
+    can_transfer: ClassVar[bool] = False
 
     def __init__(self, place: Path, root: Root) -> None:
         self.place = place
@@ -66,6 +63,30 @@ class Competitor:
 
     def pid_of(self, held: Any) -> int:
         """The container's first process: ours, which looks after its program."""
+        raise NotImplementedError
+
+    def pull(self, reference: str) -> None:
+        """Pulls an image from a registry on loopback, its layers unpacked."""
+        raise NotImplementedError
+
+    def forget(self, reference: str) -> None:
+        """Removes an image and its layers."""
+        raise NotImplementedError
+
+    def fill(self, tar: Path) -> None:
+        """Prepares a large tree of files, which `make` makes a layer of."""
+        raise NotImplementedError
+
+    def renew(self) -> None:
+        """Changes that tree, so that the layer is another one, which no registry has."""
+        raise NotImplementedError
+
+    def make(self, reference: str) -> None:
+        """Makes an image of the tree, called so; an uncompressed layer of it is all that is there then."""
+        raise NotImplementedError
+
+    def push(self, reference: str) -> None:
+        """Pushes what `make` made, compressed with gzip."""
         raise NotImplementedError
 
     def run_threads(self, threads: int, starts: int) -> float:
@@ -95,28 +116,3 @@ class Competitor:
 
     def close(self) -> None:
         """Takes everything away again, also after `set_up` failed half-way."""
-
-
-def find_program(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise Unavailable(f"{name} is not installed")
-    return path
-
-
-def output_of(command: Sequence[str], **options: Any) -> str:
-    """For what is not measured: the output, or `Unavailable` with what the program said."""
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, **options
-    )
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"]
-        raise Unavailable(f"{Path(command[0]).name}: {said[-1][:200]}")
-    return str(done.stdout)
-
-
-def run_quietly(command: Sequence[str], **options: Any) -> None:
-    """For what is measured: the streams are this process's own, which lead to nobody."""
-    status = subprocess.run(command, **options).returncode
-    if status != 0:
-        raise Unavailable(f"{Path(command[0]).name} ended with status {status}")

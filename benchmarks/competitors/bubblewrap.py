@@ -5,14 +5,8 @@ from __future__ import annotations
 import os
 
 from benchmarks import seccomp_filter
-from benchmarks.competitors.base import (
-    CAPABILITIES,
-    PROGRAM,
-    Competitor,
-    find_program,
-    output_of,
-    run_quietly,
-)
+from benchmarks.competitors.base import CAPABILITIES, PROGRAM, Competitor
+from benchmarks.programs import find_program, output_of, run_quietly
 
 
 class Bubblewrap(Competitor):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from benchmarks.competitors.base import (
-    MEMORY,
-    PIDS,
-    PROGRAM,
-    SLEEPER,
-    Competitor,
-    find_program,
-    output_of,
-    run_quietly,
-)
+import os
+from pathlib import Path
+
+from benchmarks.competitors.base import MEMORY, PIDS, PROGRAM, SLEEPER, Competitor
 from benchmarks.competitors.dockerd import Dockerd
+from benchmarks.programs import find_program, output_of, run_quietly
 
 
 class Docker(Competitor):
     name = "docker"
     does = "everything, through a daemon that keeps a record of each container"
     can_exec = True
+    can_transfer = True
 
     def set_up(self) -> str:
         program = find_program("docker")
@@ -44,6 +40,30 @@ class Docker(Competitor):
 
     def release(self, held: str) -> None:
         output_of([*self._base, "kill", held])
+
+    def pull(self, reference: str) -> None:
+        run_quietly([*self._base, "pull", "--quiet", reference])
+
+    def forget(self, reference: str) -> None:
+        output_of([*self._base, "rmi", "--force", reference])
+
+    def fill(self, tar: Path) -> None:
+        self._filled = output_of(
+            [*self._base, "create", "--network", "none", "bench:latest", PROGRAM]
+        ).strip()
+        with tar.open("rb") as archive:
+            output_of([*self._base, "cp", "-", f"{self._filled}:/root"], stdin=archive)
+
+    def renew(self) -> None:
+        fresh = self.place / "fresh"
+        fresh.write_bytes(os.urandom(64))
+        output_of([*self._base, "cp", str(fresh), f"{self._filled}:/fresh"])
+
+    def make(self, reference: str) -> None:
+        run_quietly([*self._base, "commit", self._filled, reference])
+
+    def push(self, reference: str) -> None:
+        run_quietly([*self._base, "push", "--quiet", reference])
 
     def close(self) -> None:
         if hasattr(self, "_daemon"):

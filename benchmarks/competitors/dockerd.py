@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks import hosts
-from benchmarks.competitors.base import find_program, output_of
 from benchmarks.harness import Unavailable
+from benchmarks.programs import find_program, output_of
 from benchmarks.roots import Root
 
 _SECONDS_TO_START = 40

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 from benchmarks import seccomp_filter
-from benchmarks.competitors.base import PROGRAM, Competitor, find_program, output_of
+from benchmarks.competitors.base import PROGRAM, Competitor
 from benchmarks.competitors.floor_settings import Settings
 from benchmarks.harness import Unavailable
+from benchmarks.programs import find_program, output_of
 
 SOURCE = Path(__file__).parents[1] / "native/floor.c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")

@@ -11,8 +11,9 @@ from typing import ClassVar
 
 from benchmarks import hosts
 from benchmarks.competitors import oci_bundle
-from benchmarks.competitors.base import PROGRAM, SLEEPER, Competitor, find_program, output_of, run_quietly
+from benchmarks.competitors.base import PROGRAM, SLEEPER, Competitor
 from benchmarks.harness import Unavailable
+from benchmarks.programs import find_program, output_of, run_quietly
 
 
 class OciRuntime(Competitor):

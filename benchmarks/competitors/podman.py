@@ -5,25 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from pathlib import Path
 
 from benchmarks import hosts
-from benchmarks.competitors.base import (
-    MEMORY,
-    PIDS,
-    PROGRAM,
-    SLEEPER,
-    Competitor,
-    find_program,
-    output_of,
-    run_quietly,
-)
+from benchmarks.competitors.base import MEMORY, PIDS, PROGRAM, SLEEPER, Competitor
 from benchmarks.harness import Unavailable
+from benchmarks.programs import find_program, output_of, run_quietly
 
 
 class Podman(Competitor):
     name = "podman"
     does = "everything, and keeps a record of each container"
     can_exec = True
+    can_transfer = True
 
     def set_up(self) -> str:
         program = find_program("podman")
@@ -64,6 +58,30 @@ class Podman(Competitor):
 
     def release(self, held: str) -> None:
         output_of([*self._base, "rm", "--force", "--time", "0", held])
+
+    def pull(self, reference: str) -> None:
+        run_quietly([*self._base, "pull", "--quiet", "--tls-verify=false", reference])
+
+    def forget(self, reference: str) -> None:
+        output_of([*self._base, "rmi", "--force", reference])
+
+    def fill(self, tar: Path) -> None:
+        self._filled = output_of(
+            [*self._base, "create", "--network", "none", "bench:latest", PROGRAM]
+        ).strip()
+        with tar.open("rb") as archive:
+            output_of([*self._base, "cp", "-", f"{self._filled}:/root"], stdin=archive)
+
+    def renew(self) -> None:
+        fresh = self.place / "fresh"
+        fresh.write_bytes(os.urandom(64))
+        output_of([*self._base, "cp", str(fresh), f"{self._filled}:/fresh"])
+
+    def make(self, reference: str) -> None:
+        run_quietly([*self._base, "commit", "--quiet", self._filled, reference])
+
+    def push(self, reference: str) -> None:
+        run_quietly([*self._base, "push", "--quiet", "--tls-verify=false", reference])
 
     def close(self) -> None:
         if hasattr(self, "_options"):

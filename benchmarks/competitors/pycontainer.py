@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from benchmarks.competitors.base import MEMORY, PIDS, PROGRAM, SLEEPER, Competitor
 from benchmarks.harness import Unavailable
+from benchmarks.programs import output_of
 
 
 class Pycontainer(Competitor):
@@ -14,6 +16,7 @@ class Pycontainer(Competitor):
     does = "everything"
     roots = ("busybox", "host")
     can_exec = True
+    can_transfer = True
 
     def set_up(self) -> str:
         os.environ["PYCONTAINER_STORE"] = str(self.place / "store")
@@ -49,3 +52,23 @@ class Pycontainer(Competitor):
 
     def release(self, held: Any) -> None:
         held.remove(force=True)
+
+    def pull(self, reference: str) -> None:
+        self._pc.Image.pull(reference, progress=False)
+
+    def forget(self, reference: str) -> None:
+        self._pc.Image.get(reference).remove(force=True)
+
+    def fill(self, tar: Path) -> None:
+        self._tree = self.place / "tree"
+        self._tree.mkdir()
+        output_of(["tar", "--extract", "--numeric-owner", "--directory", str(self._tree), "--file", str(tar)])
+
+    def renew(self) -> None:
+        (self._tree / "fresh").write_bytes(os.urandom(64))
+
+    def make(self, reference: str) -> None:
+        self._pc.Image.from_directory(self._tree, tag=reference)
+
+    def push(self, reference: str) -> None:
+        self._pc.Image.get(reference).push(progress=False)

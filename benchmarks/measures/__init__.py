@@ -14,6 +14,8 @@ HELP = {
     "memory": "start in a host process with 4 GiB of touched memory and 200 threads, and in a small one",
     "threads": "starts per second from one thread and from eight",
     "many": "private memory of our own processes with 500 containers alive, and what is left afterwards",
+    "pull": "pull of a Debian root from a registry on loopback: cold, again, memory, a heartbeat meanwhile",
+    "push": "push of a fresh layer of 170 MB",
 }
 
 
