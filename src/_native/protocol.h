@@ -202,6 +202,8 @@ enum pctr_file_verb {
     PCTR_FILE_UTIME = 12,
     PCTR_FILE_REMOVE_TREE = 13,
     PCTR_FILE_MKFIFO = 14,
+    PCTR_FILE_SOCKET = 15,  /* flags: domain, mode: type; a new socket in the network namespace */
+    PCTR_FILE_CONNECT = 16, /* a stream socket connected to the Unix socket at path */
 };
 
 /* For all verbs but OPEN. */

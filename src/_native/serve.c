@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -217,6 +218,8 @@ serve_named(struct served *served)
     case PCTR_FILE_CHMOD:
     case PCTR_FILE_CHOWN:
     case PCTR_FILE_UTIME:
+    case PCTR_FILE_SOCKET:
+    case PCTR_FILE_CONNECT:
         break;
     }
     return -EBADMSG;
@@ -270,6 +273,43 @@ serve_utime(struct served *served)
 }
 
 static int
+serve_socket(struct served *served)
+{
+    int type = (int)(served->request->mode & (SOCK_STREAM | SOCK_DGRAM)) | SOCK_CLOEXEC;
+
+    served->fd = pctr_result(socket((int)served->request->flags, type, 0));
+    return served->fd < 0 ? served->fd : 0;
+}
+
+/* By its name in its directory: that is short enough for an address, and has no way out of it.  Whoever
+ * joined a container's mount namespace has the container's root for links, too. */
+static int
+serve_connect(struct served *served)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const char *name;
+    PCTR_AUTO_FD parent = pctr_resolve_parent(served->context, served->path, &name);
+
+    if (parent < 0) {
+        return parent;
+    }
+    if (strlen(name) >= sizeof address.sun_path) {
+        return -ENAMETOOLONG;
+    }
+    memcpy(address.sun_path, name, strlen(name));
+    PCTR_AUTO_FD sock = pctr_result(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (sock < 0) {
+        return sock;
+    }
+    if (fchdir(parent) < 0 ||
+        connect(sock, (const struct sockaddr *)&address, sizeof address) < 0) {
+        return -errno;
+    }
+    served->fd = pctr_steal_fd(&sock);
+    return 0;
+}
+
+static int
 serve_one(struct served *served)
 {
     switch ((enum pctr_file_verb)served->request->verb) {
@@ -285,6 +325,10 @@ serve_one(struct served *served)
         return serve_chown(served);
     case PCTR_FILE_UTIME:
         return serve_utime(served);
+    case PCTR_FILE_SOCKET:
+        return serve_socket(served);
+    case PCTR_FILE_CONNECT:
+        return serve_connect(served);
     case PCTR_FILE_MKDIR:
     case PCTR_FILE_MKFIFO:
     case PCTR_FILE_UNLINK:

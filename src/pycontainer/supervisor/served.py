@@ -146,6 +146,14 @@ class Served:
         flags = _FLAG["FOLLOW"] if follow else 0
         self._ask("UTIME", path, flags=flags, times=(atime_ns, mtime_ns))
 
+    def socket(self, family: int, kind: int) -> int:
+        """A descriptor of a new socket in the network namespace that `prepare` joined (socket(2))."""
+        return self._ask("SOCKET", "", flags=family, mode=kind)[2]
+
+    def connect(self, path: str) -> int:
+        """A descriptor of a stream socket, connected to the Unix socket at `path` (unix(7))."""
+        return self._ask("CONNECT", path)[2]
+
     def _ask(
         self,
         verb: str,
