@@ -12,6 +12,9 @@ import pytest
 import leaks
 import ordinary_user
 
+# Fixtures around docker-registry.
+pytest_plugins = ["registries"]
+
 MUST_WORK = os.environ.get("PYCONTAINER_MUST_WORK") == "1"
 
 unchanged = leaks.unchanged

@@ -37,6 +37,7 @@ static pctr_op_fn *const handlers[] = {
     [PCTR_OP_TTY] = pctr_op_tty,
     [PCTR_OP_ENTER] = pctr_op_enter,
     [PCTR_OP_OPEN_TREE] = pctr_op_open_tree,
+    [PCTR_OP_OVERLAY] = pctr_op_overlay,
     [PCTR_OP_FD] = pctr_op_fd,
     [PCTR_OP_SETSID] = pctr_op_setsid,
     [PCTR_OP_RLIMIT] = pctr_op_rlimit,

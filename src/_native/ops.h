@@ -40,6 +40,8 @@ pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_join_fd, pctr_op_give, pctr_op
 /* ops_mount.c */
 pctr_op_fn pctr_op_propagation, pctr_op_root, pctr_op_mount, pctr_op_bind, pctr_op_mask,
     pctr_op_readonly, pctr_op_remount, pctr_op_pivot, pctr_op_enter, pctr_op_open_tree;
+/* ops_overlay.c */
+pctr_op_fn pctr_op_overlay;
 /* ops_file.c: files beneath the root */
 pctr_op_fn pctr_op_make_dir, pctr_op_make_file, pctr_op_make_link, pctr_op_make_node;
 /* ops_terminal.c */

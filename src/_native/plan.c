@@ -11,7 +11,8 @@ enum {
     USES_S2_DATA = 2, /* s2 is `size` bytes of data instead of a string */
     USES_S1_DATA = 4,
     USES_EXEC = 8,
-    USES_SLOT = 16, /* arg is a slot for a tree */
+    USES_SLOT = 16,       /* arg is a slot for a tree */
+    USES_S2_STRINGS = 32, /* s2 is `size` bytes of strings, each ended by NUL */
 };
 
 struct rule {
@@ -54,6 +55,7 @@ static const struct rule rules[] = {
     [PCTR_OP_TTY] = {true, USES_FD, 0},
     [PCTR_OP_ENTER] = {true, 0, 0},
     [PCTR_OP_OPEN_TREE] = {true, USES_SLOT, 0},
+    [PCTR_OP_OVERLAY] = {true, USES_S2_DATA | USES_S2_STRINGS, 0},
     [PCTR_OP_FD] = {true, USES_FD, 0},
     [PCTR_OP_SETSID] = {true, 0, 0},
     [PCTR_OP_RLIMIT] = {true, 0, 0},
@@ -127,6 +129,10 @@ op_fits(const struct pctr_op *op, const char *data, uint32_t data_size, unsigned
         uint32_t offset = (rule->uses & USES_S1_DATA) ? op->s1 : op->s2;
         if (op->size > data_size - offset || (rule->unit != 0 && op->size % rule->unit != 0) ||
             (rule->unit != 0 && offset % rule->unit != 0)) {
+            return false;
+        }
+        if ((rule->uses & USES_S2_STRINGS) &&
+            (op->size == 0 || data[offset + op->size - 1] != '\0')) {
             return false;
         }
     }

@@ -121,6 +121,8 @@ enum pctr_op_code {
     PCTR_OP_TTY = 42,       /* arg fd of a socket that takes the master, n1 rows, n2 columns */
     PCTR_OP_ENTER = 43,     /* the root is the / of the joined mount namespace */
     PCTR_OP_OPEN_TREE = 44, /* s1 the host's file or directory, arg slot that holds a copy of it */
+    PCTR_OP_OVERLAY = 45, /* s1 target, s2 `size` bytes of strings: upper and work directory (empty:
+                             none), then the layers, topmost first; s3 more options, n1 MS_* flags */
 
     /* The process. */
     PCTR_OP_FD = 60,       /* arg fd becomes descriptor n1 of the program */

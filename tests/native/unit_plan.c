@@ -129,6 +129,9 @@ test_operations(void)
     REFUSED(ops[2].arg = INT32_MIN);
     REFUSED((ops[0].code = PCTR_OP_BIND, ops[0].arg = PCTR_MAX_TREES));
     REFUSED((ops[0].code = PCTR_OP_OPEN_TREE, ops[0].arg = -1));
+    REFUSED((ops[0].code = PCTR_OP_OVERLAY, ops[0].s2 = 1, ops[0].size = 0));
+    REFUSED((ops[0].code = PCTR_OP_OVERLAY, ops[0].s2 = 1, ops[0].size = 3));
+    REFUSED((ops[0].code = PCTR_OP_OVERLAY, ops[0].s2 = 1, ops[0].size = DATA));
     REFUSED((ops[0].code = PCTR_OP_GROUPS, ops[0].size = 3));
     REFUSED((ops[0].code = PCTR_OP_GROUPS, ops[0].s1 = 2, ops[0].size = 4));
     REFUSED((ops[0].code = PCTR_OP_SECCOMP, ops[0].size = 12));

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from pycontainer.blobs.failures import store_errors, translate
+from pycontainer.blobs.locks import Lock, wait_for
 from pycontainer.blobs.staging import StagedFile
 from pycontainer.errors import StoreCorrupt
 from pycontainer.oci.digest import Digest
@@ -50,7 +51,7 @@ class BlobWriter:
     def commit(self) -> Digest:
         """Puts the blob into the store, where it may be already. Raises NoSpace and StoreError."""
         digest = self.digest or self.finish()
-        self._staged.commit(self._blobs.path(digest))
+        self._blobs.place(self._staged, digest)
         return digest
 
     def __enter__(self) -> BlobWriter:
@@ -84,11 +85,30 @@ class Blobs:
         """Starts a blob. Raises NoSpace and StoreError."""
         return BlobWriter(self)
 
-    def put(self, data: bytes) -> Digest:
+    def put(self, data: bytes, algorithm: str = "sha256") -> Digest:
         """Stores `data`; idempotent. Raises NoSpace and StoreError."""
-        with self.writer() as writer:
-            writer.write(data)
-            return writer.commit()
+        digest = Digest.of(data, algorithm)
+        with StagedFile(self.staging) as staged:
+            staged.write(data)
+            self.place(staged, digest)
+        return digest
+
+    def place(self, staged: StagedFile, digest: Digest) -> None:
+        """Puts a file into the store whose content is known to be `digest`. Raises NoSpace and StoreError."""
+        path = self.path(digest)
+        if digest.algorithm != "sha256":
+            with store_errors("making", os.path.dirname(path)):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+        staged.commit(path)
+
+    def lock(self, digest: Digest, sleep: Callable[[float], None]) -> Lock:
+        """Held by whoever fetches the blob, so that nobody else does; `Lock.unlink` gives it up.
+
+        `sleep` is what waiting is made of. Raises StoreError.
+        """
+        path = os.path.join(self.staging, f"{digest.algorithm}-{digest.hex}.lock")
+        with store_errors("locking", path):
+            return wait_for(path, sleep)
 
     def read(self, digest: Digest, *, limit: int) -> bytes:
         """The blob's content, verified. Raises StoreCorrupt where it is missing, wrong or above `limit`."""

@@ -9,8 +9,11 @@ from __future__ import annotations
 import fcntl
 import os
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
+
+_LONGEST_SLEEP = 0.04  # seconds between two tries
 
 # Exclusive locks belong to the process that took them. A child made by os.fork() shares their open
 # descriptions and would keep them held after that process is gone, so it closes its copies.
@@ -43,6 +46,12 @@ class Lock:
             fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
+    def unlink(self) -> None:
+        """Gives the lock up and deletes its file, whose name then stands for nothing. Raises OSError."""
+        if self.fd >= 0:
+            os.unlink(self.path)
+            self.release()
+
     def detach(self) -> int:
         """The descriptor; from now on its new owner closes it, which gives the lock up."""
         fd, self.fd = self.fd, -1
@@ -68,6 +77,16 @@ def lock_file(path: str, *, shared: bool = False, wait: bool = True) -> Lock | N
     Raises OSError.
     """
     return _lock(path, os.O_RDWR | os.O_CREAT, shared, wait)
+
+
+def wait_for(path: str, sleep: Callable[[float], None]) -> Lock:
+    """Locks the file `path`, made where missing, trying again and again: in a thread that no Ctrl-C
+    reaches, `sleep` may raise to give the wait up. Raises OSError."""
+    seconds = 0.001
+    while (lock := lock_file(path, wait=False)) is None:
+        sleep(seconds)
+        seconds = min(2 * seconds, _LONGEST_SLEEP)
+    return lock
 
 
 def try_lock(path: str) -> Lock | None:

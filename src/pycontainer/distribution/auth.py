@@ -1,26 +1,25 @@
-"""One registry's authentication: which Authorization a request carries (distribution: token, oauth2; RFC 7617)."""
+"""One registry's authentication: which Authorization a request carries (distribution-spec, RFC 9110 11)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+import copy
+import os
+import threading
+from collections.abc import Callable, Sequence
 
+import attrs
+
+from pycontainer.distribution.challenge import Challenge, parse
 from pycontainer.distribution.credentials import Credential
+from pycontainer.distribution.realm import Realm
+from pycontainer.distribution.scopes import widened
+from pycontainer.distribution.tokens import Fetch, Form, Token, basic, fetch_token
+from pycontainer.errors import RegistryError
 
-Form = Mapping[str, str | list[str]]
-"""A query or a form; a list is the same name several times, as `requests` takes it."""
+__all__ = ["Auth", "Fetch", "Form"]
 
-
-class Fetch(Protocol):
-    """How tokens are fetched: the transport's TLS, proxies and time-outs, following no redirect.
-
-    `form` is the query of a GET, the urlencoded body of a POST. What comes back is the status and at
-    most 64 KiB of body. Raises TransportError; a status is never raised, whatever it is.
-    """
-
-    def __call__(
-        self, method: str, url: str, form: Form, headers: Mapping[str, str], /
-    ) -> tuple[int, bytes]: ...
+MAX_TOKENS = 512
+"""Scopes whose tokens are kept: those used last."""
 
 
 class Auth:
@@ -39,14 +38,29 @@ class Auth:
         *,
         trusted: Callable[[str], bool],
     ) -> None:
-        raise NotImplementedError
+        self.registry = registry
+        self._credential = credential
+        self._fetch = fetch
+        self._trusted = trusted
+        self._basic = self._given = None
+        if credential is not None:
+            self._basic = basic(credential)
+            self._given = f"Bearer {credential.registry_token}" if credential.registry_token else None
+        self._state = _State()
 
     def header(self, scope: str) -> str | None:
         """The Authorization to send at once, None where none is known yet; nothing is fetched.
 
         `scope` is one or several of "repository:team/app:pull,push", separated by spaces; may be empty.
         """
-        raise NotImplementedError
+        if self._given is not None:
+            return self._given
+        state = self._current()
+        slot = state.slots.get(scope)
+        token = None if slot is None else slot.token
+        if token is not None and token.usable():
+            return token.header
+        return self._basic if state.basic else None
 
     def answer(self, challenges: Sequence[str], scope: str, sent: str | None = None) -> str | None:
         """After a 401 with these WWW-Authenticate values: what to send next, None where nothing is left.
@@ -55,4 +69,83 @@ class Auth:
         where it is another one, so callers must hand it over. Raises AuthError (a malformed challenge, a
         realm that must not see the credentials, a token server's refusal), RateLimited, TransportError.
         """
-        raise NotImplementedError
+        if self._given is not None:
+            return None if sent == self._given else self._given
+        offered = {challenge.scheme: challenge for challenge in reversed(parse(challenges))}
+        # A token tells less than a password, so it is tried first.
+        if "bearer" in offered:
+            token = self._bearer(offered["bearer"], scope, sent)
+            if token is not None:
+                return token.header
+        if "basic" not in offered or self._basic is None or self._basic == sent:
+            return None
+        self._current().basic = True
+        return self._basic
+
+    def _bearer(self, challenge: Challenge, scope: str, sent: str | None) -> Token | None:
+        """A token other than the one that was sent; one thread fetches it, the others wait for it."""
+        realm = Realm.parse(challenge.parameters, self.registry, self._trusted)
+        asked = widened(scope, challenge.parameters.get("scope", ""))
+        state = self._current()
+        slot = state.slot(asked)
+        before = slot.failure
+        with slot.lock:
+            token = slot.token
+            refused = token is not None and token.header == sent
+            if token is not None and refused and token.is_fresh_renewal():
+                # Fetched because of a refusal, and refused at once: its age is not the reason.
+                return None
+            if token is None or refused or token.realm != realm or not token.usable():
+                token = self._renew(slot, before, realm, asked, renewal=refused)
+        if asked != scope:
+            state.slot(scope).token = token
+        return token
+
+    def _renew(
+        self, slot: _Slot, before: RegistryError | None, realm: Realm, scope: str, *, renewal: bool
+    ) -> Token:
+        """Fetches a token into the locked slot; what failed while this thread waited is not tried again."""
+        if slot.failure is not None and slot.failure is not before:
+            raise copy.copy(slot.failure)
+        try:
+            slot.token = fetch_token(realm, scope, self._credential, self._fetch, renewal=renewal)
+        except RegistryError as error:
+            # A copy has no traceback, which would keep alive what the frames hold.
+            slot.failure = copy.copy(error)
+            raise
+        return slot.token
+
+    def _current(self) -> _State:
+        """This process's state: after a fork, locks may be held by threads that only the parent has."""
+        if self._state.pid != os.getpid():
+            self._state = _State()
+        return self._state
+
+    def __repr__(self) -> str:
+        return f"<Auth {self.registry}: {self._credential!r}>"
+
+
+@attrs.define(eq=False)
+class _Slot:
+    """One scope's token. The lock is held while it is fetched; it may be read without."""
+
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
+    token: Token | None = None
+    failure: RegistryError | None = None
+
+
+class _State:
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.basic = False
+        self.slots: dict[str, _Slot] = {}
+        self._lock = threading.Lock()
+
+    def slot(self, scope: str) -> _Slot:
+        with self._lock:
+            # Taken out and put back, so that the first is the one not used for longest.
+            slot = self.slots.pop(scope, None) or _Slot()
+            self.slots[scope] = slot
+            if len(self.slots) > MAX_TOKENS:
+                del self.slots[next(iter(self.slots))]
+        return slot

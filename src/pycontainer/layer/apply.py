@@ -30,10 +30,14 @@ class Measured:
 
 
 def measure(
-    chunks: Iterator[bytes], limits: Limits, deliver: Callable[[bytes], None] | None = None
+    chunks: Iterator[bytes],
+    limits: Limits,
+    deliver: Callable[[bytes], None] | None = None,
+    *,
+    algorithm: str = "sha256",
 ) -> Measured:
     """Reads a tar stream to its end, handing each piece to `deliver`. UnsafeLayer beyond `limits`."""
-    hashed, size = hashlib.sha256(), 0
+    hashed, size = hashlib.new(algorithm), 0
     for chunk in chunks:
         size += len(chunk)
         if size > limits.max_stream:
@@ -44,15 +48,15 @@ def measure(
     return Measured(Digest.from_hash(hashed), size)
 
 
-def apply(chunks: Iterator[bytes], directory: str, limits: Limits) -> Measured:
-    """Untars the stream `chunks` into the existing, empty `directory`.
+def apply(chunks: Iterator[bytes], directory: str, limits: Limits, *, algorithm: str = "sha256") -> Measured:
+    """Untars the stream `chunks` into the existing, empty `directory`; `algorithm` is the digest's.
 
     Raises what the stream raises; UnsafeLayer, InvalidImage and NoSpace from the extraction. The
     directory is then in any state, and the caller removes it.
     """
     from pycontainer.supervisor import files
 
-    feeder = _Feeder(chunks, limits)
+    feeder = _Feeder(chunks, limits, algorithm)
     try:
         files.apply_layer(
             feeder.reader, directory, max_bytes=limits.max_bytes, max_entries=limits.max_entries
@@ -69,7 +73,7 @@ def apply(chunks: Iterator[bytes], directory: str, limits: Limits) -> Measured:
 class _Feeder:
     """The thread that writes a stream into a pipe; `reader` is the other end."""
 
-    def __init__(self, chunks: Iterator[bytes], limits: Limits) -> None:
+    def __init__(self, chunks: Iterator[bytes], limits: Limits, algorithm: str) -> None:
         try:
             self.reader, self._writer = os.pipe()
         except OSError as error:
@@ -80,6 +84,7 @@ class _Feeder:
         self.failure: BaseException | None = None
         self._chunks = chunks
         self._limits = limits
+        self._algorithm = algorithm
         self._measured: Measured | None = None
         self._stopped = False
         self._reading = True
@@ -105,7 +110,7 @@ class _Feeder:
         # The host program may have set SIGPIPE to kill it; blocked here, it goes with the thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
         try:
-            self._measured = measure(self._chunks, self._limits, self._deliver)
+            self._measured = measure(self._chunks, self._limits, self._deliver, algorithm=self._algorithm)
         except _Stopped:
             pass
         except BaseException as error:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 import attrs
 
 from pycontainer.blobs.failures import store_errors
-from pycontainer.blobs.locks import Lock, lock_file, share, try_lock
+from pycontainer.blobs.locks import Lock, lock_file, share, try_lock, wait_for
 from pycontainer.errors import InvalidImage, StoreCorrupt
 from pycontainer.layer.apply import apply
 from pycontainer.layer.limits import Limits
@@ -39,6 +39,37 @@ class LayerInfo:
     diff_id: Digest
     parent: Digest | None
     size: int
+
+
+class NewLayer:
+    """A layer that is unpacked but not in its place yet; nobody else makes it meanwhile."""
+
+    def __init__(
+        self, layers: UnpackedLayers, chain: Digest, info: LayerInfo, staged: str, lock: Lock
+    ) -> None:
+        self._layers = layers
+        self._chain = chain
+        self._info = info
+        self._staged = staged
+        self._lock = lock
+
+    def commit(self) -> Lock:
+        """Puts the layer into its place, where those below it are already; its lease. Raises StoreError,
+        and then nothing of it is left."""
+        try:
+            lease = self._layers._commit(self._chain, self._info, self._staged)
+        except BaseException:
+            self.drop()
+            raise
+        self._lock.release()
+        return lease
+
+    def drop(self) -> None:
+        """Removes what was unpacked. Raises StoreError."""
+        try:
+            self._layers._remove(self._staged)
+        finally:
+            self._lock.release()
 
 
 class UnpackedLayers:
@@ -79,17 +110,45 @@ class UnpackedLayers:
         `stream()` starts its uncompressed tar stream. Raises what `apply` raises, InvalidImage where
         the stream is not `diff_id`, and StoreError; nothing half-made is left.
         """
+        found = self.make(chain, parent, diff_id, stream, limits)
+        return found.commit() if isinstance(found, NewLayer) else found
+
+    def make(
+        self,
+        chain: Digest,
+        parent: Digest | None,
+        diff_id: Digest,
+        stream: Callable[[], Iterator[bytes]],
+        limits: Limits,
+        *,
+        sleep: Callable[[float], None] | None = None,
+    ) -> Lock | NewLayer:
+        """As `ensure`, but what is unpacked only comes into its place with `NewLayer.commit`: layers can
+        be made at the same time, and there is none without those below it. The lease where it is there.
+
+        With `sleep`, waiting for others is made of calls of it, which may raise.
+        """
         while True:
             lease = self.lease(chain)
             if lease is not None:
                 return lease
-            with self._lock(chain):
+            lock = self._lock(chain, sleep)
+            try:
                 if not os.path.isdir(self.directory(chain)):
-                    self._unpack(chain, LayerInfo(diff_id, parent, 0), stream, limits)
+                    return self._unpack(chain, LayerInfo(diff_id, parent, 0), stream, limits, lock)
+            except BaseException:
+                lock.release()
+                raise
+            lock.release()
 
     def _unpack(
-        self, chain: Digest, info: LayerInfo, stream: Callable[[], Iterator[bytes]], limits: Limits
-    ) -> None:
+        self,
+        chain: Digest,
+        info: LayerInfo,
+        stream: Callable[[], Iterator[bytes]],
+        limits: Limits,
+        lock: Lock,
+    ) -> NewLayer:
         staged = self.directory(chain) + ".new"
         self._remove(staged)
         tree = os.path.join(staged, "tree")
@@ -99,21 +158,27 @@ class UnpackedLayers:
                 os.mkdir(tree, 0o755)
                 # The umask has no say in what a container sees as its root directory.
                 os.chmod(tree, 0o755)
-            measured = apply(stream(), tree, limits.within(self.root))
+            measured = apply(stream(), tree, limits.within(self.root), algorithm=info.diff_id.algorithm)
             if measured.diff_id != info.diff_id:
                 raise InvalidImage(f"a layer is {measured.diff_id} and should be {info.diff_id}")
-            document = {
-                "diff_id": str(info.diff_id),
-                "parent": None if info.parent is None else str(info.parent),
-                "size": measured.size,
-            }
-            with store_errors("unpacking a layer in", staged):
-                with open(os.path.join(staged, "layer.json"), "xb") as file:
-                    file.write(d.dump(document))
-                os.rename(staged, self.directory(chain))
+            return NewLayer(self, chain, attrs.evolve(info, size=measured.size), staged, lock)
         except BaseException:
             self._remove(staged)
             raise
+
+    def _commit(self, chain: Digest, info: LayerInfo, staged: str) -> Lock:
+        document = {
+            "diff_id": str(info.diff_id),
+            "parent": None if info.parent is None else str(info.parent),
+            "size": info.size,
+        }
+        with store_errors("unpacking a layer in", staged):
+            with open(os.path.join(staged, "layer.json"), "xb") as file:
+                file.write(d.dump(document))
+            os.rename(staged, self.directory(chain))
+        lease = self.lease(chain)
+        assert lease is not None  # who removes a layer needs the lock, which is ours
+        return lease
 
     def info(self, chain: Digest) -> LayerInfo:
         """What the layer is. Raises StoreCorrupt where its directory is not as it was made."""
@@ -133,7 +198,7 @@ class UnpackedLayers:
         """All layers that are unpacked. Raises StoreError."""
         with store_errors("listing", self.root):
             names = sorted(os.listdir(self.root))
-        return [Digest(f"sha256:{name}") for name in names if Digest.is_valid(f"sha256:{name}")]
+        return [chain for name in names if (chain := _chain(name)) is not None]
 
     def remove(self, chain: Digest) -> int | None:
         """Removes the layer; the bytes that its stream had, None where it is in use. Raises StoreError."""
@@ -170,9 +235,10 @@ class UnpackedLayers:
             names = os.listdir(self.root)
         for name in names:
             stem, _, suffix = name.partition(".")
-            if suffix not in ("new", "old"):
+            chain = _chain(stem)
+            if chain is None or suffix not in ("new", "old"):
                 continue
-            lock = self._try_lock(Digest(f"sha256:{stem}"))
+            lock = self._try_lock(chain)
             if lock is not None:
                 with lock:
                     self._remove(os.path.join(self.root, name))
@@ -183,13 +249,14 @@ class UnpackedLayers:
             names = set(os.listdir(self.root))
         for name in names:
             stem, _, suffix = name.partition(".")
-            if suffix != "lock" or stem in names:
+            chain = _chain(stem)
+            if chain is None or suffix != "lock" or stem in names:
                 continue
             lock = try_lock(os.path.join(self.root, name))
             if lock is not None:
                 with lock:
                     if not os.path.isdir(os.path.join(self.root, stem)):
-                        self._unlink_lock(Digest(f"sha256:{stem}"))
+                        self._unlink_lock(chain)
 
     def _remove(self, path: str) -> None:
         if os.path.lexists(path):
@@ -200,9 +267,10 @@ class UnpackedLayers:
     def _lock_path(self, chain: Digest) -> str:
         return self.directory(chain) + ".lock"
 
-    def _lock(self, chain: Digest) -> Lock:
-        with store_errors("locking", self._lock_path(chain)):
-            lock = lock_file(self._lock_path(chain))
+    def _lock(self, chain: Digest, sleep: Callable[[float], None] | None = None) -> Lock:
+        path = self._lock_path(chain)
+        with store_errors("locking", path):
+            lock = lock_file(path) if sleep is None else wait_for(path, sleep)
         assert lock is not None
         return lock
 
@@ -213,3 +281,11 @@ class UnpackedLayers:
     def _unlink_lock(self, chain: Digest) -> None:
         with store_errors("deleting", self._lock_path(chain)):
             os.unlink(self._lock_path(chain))
+
+
+def _chain(name: str) -> Digest | None:
+    """The chain ID that a directory is named after; the length tells which kind of digest it is."""
+    for algorithm in ("sha256", "sha512"):
+        if Digest.is_valid(f"{algorithm}:{name}"):
+            return Digest(f"{algorithm}:{name}")
+    return None

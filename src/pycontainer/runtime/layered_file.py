@@ -2,14 +2,14 @@
 
 The layers are what a hostile image unpacks to: directories that overlay would merge, topmost
 first, with its whiteouts (character device 0:0) and opaque directories
-(Documentation/filesystems/overlayfs.rst of the kernel). Every step is one name in an open
-directory with links not followed; links are read and followed here, beneath the stack's own root,
-so that nothing outside the layers is ever opened.
+(Documentation/filesystems/overlayfs.rst of the kernel). Every step is one name below a directory
+that was looked at before, with links not followed; links are read and followed here, beneath the
+stack's own root, so that nothing outside the layers is ever opened. A layer never changes, so what was
+a directory stays one, and none has to be kept open: there may be 500 of each.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -22,7 +22,6 @@ MAX_LINKS = 40
 MAX_STEPS = 1024
 """Names looked up in all. Without it, a few long links full of `..` cost minutes."""
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A FIFO would block its reader, a terminal would become the host's controlling one.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
@@ -34,26 +33,20 @@ def read_layered_file(layers: Sequence[str], path: str, *, limit: int) -> bytes 
     `InvalidImage` when it is no regular file, longer than `limit` bytes, or reached by a loop of
     links; `LaunchError` when the host does not let it be read.
     """
-    with contextlib.ExitStack() as closing:
-        try:
-            roots = [_open_directory(closing, layer) for layer in layers]
-            return _Reader(roots, path, limit).read()
-        except OSError as error:
-            where = error.filename if isinstance(error.filename, str) else path
-            raise LaunchError("reading the image's file", errno=error.errno, path=where) from error
-
-
-def _open_directory(closing: contextlib.ExitStack, name: str, parent: int | None = None) -> int:
-    fd = os.open(name, _DIRECTORY, dir_fd=parent)
-    closing.callback(os.close, fd)
-    return fd
+    try:
+        for layer in layers:
+            os.stat(layer)  # one that is gone is an error, not a layer without the file
+        return _Reader(layers, path, limit).read()
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else path
+        raise LaunchError("reading the image's file", errno=error.errno, path=where) from error
 
 
 class _Reader:
-    """One read: the layers' open roots, and what is left of the bounds."""
+    """One read: the layers' roots, and what is left of the bounds."""
 
-    def __init__(self, roots: list[int], path: str, limit: int) -> None:
-        self._roots = roots
+    def __init__(self, roots: Sequence[str], path: str, limit: int) -> None:
+        self._roots = list(roots)
         self._path = path
         self._limit = limit
         self._links = MAX_LINKS
@@ -62,13 +55,12 @@ class _Reader:
     def read(self) -> bytes | None:
         names = _names(self._path)
         while True:
-            with contextlib.ExitStack() as closing:
-                outcome = self._walk(closing, names)
+            outcome = self._walk(names)
             if not isinstance(outcome, list):
                 return outcome
             names = outcome
 
-    def _walk(self, closing: contextlib.ExitStack, names: list[str]) -> bytes | list[str] | None:
+    def _walk(self, names: list[str]) -> bytes | list[str] | None:
         """From the root along `names`: the file, None, or the names to walk instead of these."""
         parents = self._roots
         for index, name in enumerate(names):
@@ -76,27 +68,26 @@ class _Reader:
             if name == "..":
                 # All names before this one are directories and no links: a link restarts the walk.
                 return names[: max(index - 1, 0)] + names[index + 1 :]
-            entry = self._look_up(closing, parents, name)
+            entry = self._look_up(parents, name)
             if entry is None:
                 return None
             if isinstance(entry, list):
                 parents = entry
             elif stat.S_ISLNK(entry[1]):
-                return self._follow(os.readlink(name, dir_fd=entry[0]), names, index)
+                return self._follow(os.readlink(entry[0]), names, index)
             elif index == len(names) - 1:
-                return self._read(name, *entry)
+                return self._read(*entry)
             else:
                 return None  # a name below something that is no directory
         raise self._refused("is a directory")
 
-    def _look_up(
-        self, closing: contextlib.ExitStack, parents: list[int], name: str
-    ) -> list[int] | tuple[int, int] | None:
-        """What overlay shows as `name`: directories to merge, or the (parent, mode) of something else."""
-        merged: list[int] = []
+    def _look_up(self, parents: list[str], name: str) -> list[str] | tuple[str, int] | None:
+        """What overlay shows as `name`: directories to merge, or the path and mode of something else."""
+        merged: list[str] = []
         for parent in parents:
+            path = f"{parent}/{name}"
             try:
-                found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                found = os.stat(path, follow_symlinks=False)
             except FileNotFoundError:
                 continue
             if stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
@@ -104,8 +95,8 @@ class _Reader:
             if not stat.S_ISDIR(found.st_mode):
                 if merged:
                     break
-                return parent, found.st_mode
-            merged.append(_open_directory(closing, name, parent))
+                return path, found.st_mode
+            merged.append(path)
             if _is_opaque(merged[-1]):
                 break
         return merged or None
@@ -117,10 +108,10 @@ class _Reader:
         before = [] if target.startswith("/") else names[:index]
         return before + _names(target) + names[index + 1 :]
 
-    def _read(self, name: str, parent: int, mode: int) -> bytes:
+    def _read(self, path: str, mode: int) -> bytes:
         if not stat.S_ISREG(mode):
             raise self._refused("is no regular file")
-        fd = os.open(name, _FILE, dir_fd=parent)
+        fd = os.open(path, _FILE)
         try:
             return read_regular(fd, self._path, self._limit)
         finally:
@@ -153,10 +144,10 @@ def _names(path: str) -> list[str]:
     return [name for name in path.split("/") if name not in ("", ".")]
 
 
-def _is_opaque(fd: int) -> bool:
+def _is_opaque(path: str) -> bool:
     for name in _OPAQUE:
         try:
-            if os.getxattr(fd, name) == b"y":
+            if os.getxattr(path, name, follow_symlinks=False) == b"y":
                 return True
         except OSError as error:
             # No such attribute, or a file system without any.

@@ -28,6 +28,16 @@ in it, and a new mount on it is seen by the container's set-up alone."""
 _MAX_DATA = 4000
 """mount(2) takes one page of options, the terminating NUL included."""
 
+MAX_LAYERS = 500
+"""OVL_MAX_STACK in the kernel's fs/overlayfs/params.h."""
+
+_VOLATILE = "volatile"
+"""Nothing of a container's layer has to survive a crash of the machine, and its sync would take half
+of the container's end."""
+
+_USERXATTR = "userxattr"
+"""Marks of overlay's own are user.* attributes, which an ordinary user's namespace may set."""
+
 _FRESH = ("proc", "sys", "dev", "run")
 """Top-level directories that are the container's own: the host's hold its sockets and devices."""
 
@@ -54,9 +64,34 @@ def scratch(ops: Ops, directories: Sequence[str] = ()) -> None:
 def layered_root(
     ops: Ops, lower: Sequence[str], upper: str, work: str, *, flags: int, userxattr: bool
 ) -> None:
-    """The layers `lower` (topmost first) with the writable layer `upper`."""
-    ops.mount("root", "overlay", flags, _options(lower, upper, work, userxattr=userxattr))
+    """The layers `lower` (topmost first) with the writable layer `upper`.
+
+    Raises InvalidImage for more than `MAX_LAYERS`.
+    """
+    data = _options(lower, upper, work, userxattr=userxattr)
+    if len(os.fsencode(data)) <= _MAX_DATA:
+        ops.mount("root", "overlay", flags, data)
+    else:
+        many_layers(ops, "root", lower, upper, work, flags=flags, userxattr=userxattr)
     ops.root(ROOT)
+
+
+def many_layers(
+    ops: Ops,
+    target: str,
+    lower: Sequence[str],
+    upper: str = "",
+    work: str = "",
+    *,
+    flags: int,
+    userxattr: bool,
+) -> None:
+    """The same on `target` for any number of layers, and without a writable one where `upper` is not
+    given; `lower` then needs two. Raises InvalidImage for more than `MAX_LAYERS`."""
+    if len(lower) > MAX_LAYERS:
+        raise InvalidImage(f"an image of {len(lower)} layers: the kernel stacks at most {MAX_LAYERS}")
+    more = ([_VOLATILE] if upper else []) + ([_USERXATTR] if userxattr else [])
+    ops.overlay(target, lower, upper, work, flags=flags, more=",".join(more))
 
 
 def host_root(ops: Ops, view: HostView, *, flags: int, userxattr: bool) -> None:
@@ -160,17 +195,10 @@ def _assembled_root(ops: Ops, parts: Sequence[tuple[str, str, int]], *, flags: i
 
 
 def _options(lower: Sequence[str], upper: str, work: str, *, userxattr: bool) -> str:
-    """`volatile`: nothing of a container's layer has to survive a crash of the machine, and its
-    sync would take half of the container's end."""
+    """What names everything in one call, the quickest way where it fits."""
     below = ":".join(_escape(path, ":") for path in lower)
-    data = f"lowerdir={below},upperdir={_escape(upper)},workdir={_escape(work)},volatile"
-    if userxattr:
-        data += ",userxattr"
-    if len(os.fsencode(data)) > _MAX_DATA:
-        raise InvalidImage(
-            f"{len(lower)} layers at {os.path.dirname(lower[0])} are more than one overlay mount can name"
-        )
-    return data
+    data = f"lowerdir={below},upperdir={_escape(upper)},workdir={_escape(work)},{_VOLATILE}"
+    return f"{data},{_USERXATTR}" if userxattr else data
 
 
 def _escape(path: str, also: str = "") -> str:

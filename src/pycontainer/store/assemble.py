@@ -21,7 +21,7 @@ from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Manifest
 from pycontainer.oci.times import format_time, source_date_epoch
-from pycontainer.store.catalog import Entry
+from pycontainer.store.catalog import Choice, Entry
 from pycontainer.store.store import Store
 
 # How a layer's blob may be stored; what comes in another format is stored uncompressed.
@@ -146,12 +146,20 @@ def _enter(
     return enter(store, manifest, config, tag, lease)
 
 
-def enter(store: Store, manifest: Manifest, config: ImageConfig, tag: str | None, lease: Lock | None) -> Made:
+def enter(
+    store: Store,
+    manifest: Manifest,
+    config: ImageConfig,
+    tag: str | None,
+    lease: Lock | None,
+    choice: Choice | None = None,
+) -> Made:
     """Enters an image whose manifest, config and layers are in the store's blobs; the caller has been
-    `writing` since before it put them there. `lease` keeps its unpacked layers. Raises StoreError."""
+    `writing` since before it put them there. `lease` keeps its unpacked layers; `choice` is the index
+    that it was chosen from. Raises StoreError."""
     entry = Entry(manifest.descriptor, manifest.config.digest)
     content = [entry.manifest.digest, entry.id, *(layer.digest for layer in manifest.layers)]
-    store.catalog.add(entry, content, chain_ids(config.diff_ids), tag)
+    store.catalog.add(entry, content, chain_ids(config.diff_ids), tag, choice)
     return Made(entry, manifest, config, lease)
 
 

@@ -20,9 +20,10 @@ from pycontainer.blobs.locks import Lock, lock_file
 from pycontainer.errors import NoSpace, StoreBusy, StoreCorrupt, StoreError
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
+from pycontainer.oci.platform import Platform
 
 GENERATION = "dev.pycontainer.generation"
-_VERSION = 1
+_VERSION = 2
 _WAIT = 30.0  # seconds for another process's transaction; each takes milliseconds
 _SCHEMA = """
 CREATE TABLE images (
@@ -44,6 +45,16 @@ CREATE TABLE chains (
 CREATE TABLE state (generation INTEGER NOT NULL);
 INSERT INTO state VALUES (0);
 """
+# Version 2: which manifest of an index was chosen for a platform. The index itself is not kept.
+_CHOICES = """
+CREATE TABLE choices (
+    list TEXT NOT NULL, platform TEXT NOT NULL, manifest TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
+    PRIMARY KEY (list, platform)
+) WITHOUT ROWID;
+CREATE INDEX choices_by_manifest ON choices (manifest);
+"""
+# From each version to the next: a new database starts at 0.
+_STEPS = (_SCHEMA, _CHOICES)
 
 
 @attrs.frozen
@@ -52,6 +63,14 @@ class Entry:
 
     manifest: Descriptor
     id: Digest
+
+
+@attrs.frozen
+class Choice:
+    """A question that was answered once: which image of the index for the platform, as `str()` writes it."""
+
+    index: Digest
+    platform: str
 
 
 class Catalog:
@@ -72,8 +91,18 @@ class Catalog:
             if connection is not None:
                 connection.close()
 
-    def add(self, entry: Entry, content: Iterable[Digest], chains: Iterable[Digest], tag: str | None) -> None:
-        """Enters an image and what it refers to, and gives it the name `tag`; idempotent."""
+    def add(
+        self,
+        entry: Entry,
+        content: Iterable[Digest],
+        chains: Iterable[Digest],
+        tag: str | None,
+        choice: Choice | None = None,
+    ) -> None:
+        """Enters an image and what it refers to, and gives it the name `tag`; idempotent.
+
+        `choice` says which index it was chosen from.
+        """
         manifest = entry.manifest
         with self._change() as database:
             database.execute(
@@ -84,6 +113,11 @@ class Catalog:
                 database.execute("INSERT OR IGNORE INTO content VALUES (?, ?)", (manifest.digest, digest))
             for chain in chains:
                 database.execute("INSERT OR IGNORE INTO chains VALUES (?, ?)", (manifest.digest, chain))
+            if choice is not None:
+                database.execute(
+                    "INSERT OR REPLACE INTO choices VALUES (?, ?, ?)",
+                    (choice.index, choice.platform, manifest.digest),
+                )
             if tag is not None:
                 self._set_tag(database, tag, manifest.digest)
 
@@ -117,8 +151,18 @@ class Catalog:
         return next(map(_entry, self._rows(query, (name,))), None)
 
     def by_manifest(self, digest: Digest) -> Entry | None:
-        """The image with that manifest."""
-        return next(map(_entry, self._rows(f"{_SELECT} WHERE manifest = ?", (digest,))), None)
+        """The image with that manifest, or the one that was chosen from the index of that digest: this
+        machine's where there are several."""
+        found = self._rows(f"{_SELECT} WHERE manifest = ?", (digest,))
+        if not found:
+            query = f"{_SELECT} JOIN choices USING (manifest) WHERE list = ? ORDER BY platform <> ?, platform"
+            found = self._rows(query, (digest, str(Platform.host())))
+        return next(map(_entry, found), None)
+
+    def by_choice(self, choice: Choice) -> Entry | None:
+        """The image that was chosen from that index for that platform."""
+        query = f"{_SELECT} JOIN choices USING (manifest) WHERE list = ? AND platform = ?"
+        return next(map(_entry, self._rows(query, (choice.index, choice.platform))), None)
 
     def by_id(self, prefix: str) -> list[Entry]:
         """The images whose ID begins with "sha256:" and some hex digits."""
@@ -230,11 +274,13 @@ class Catalog:
         # Changing to WAL ignores the waiting time, so only one process at a time may try.
         with self._file_lock():
             version = database.execute("PRAGMA user_version").fetchone()[0]
+            if not 0 <= version <= _VERSION:
+                raise StoreError(f"{self._path}: of version {version}; this pycontainer knows {_VERSION}")
             if version == 0:
                 database.execute("PRAGMA journal_mode = WAL")
-                database.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_VERSION};COMMIT;")
-            elif version != _VERSION:
-                raise StoreError(f"{self._path}: of version {version}; this pycontainer knows {_VERSION}")
+            if version < _VERSION:
+                steps = "".join(_STEPS[version:])
+                database.executescript(f"BEGIN;{steps}PRAGMA user_version = {_VERSION};COMMIT;")
             if self._index_is_stale(database):
                 self._write_index(database)
 

@@ -38,6 +38,7 @@ _WORDS = {
     "MOUNT": "mounting",
     "BIND": "bind mounting",
     "OPEN_TREE": "bind mounting",
+    "OVERLAY": "mounting overlay",
     "MAKE_DIR": "creating directory",
     "MAKE_FILE": "creating file",
     "MAKE_LINK": "creating link",

@@ -186,6 +186,28 @@ class Ops:
         text = self.data.text
         self.add(OP["MOUNT"], how, s1=text(target), s2=text(fstype), s3=text(data), n1=flags)
 
+    def overlay(
+        self,
+        target: str,
+        lower: Sequence[str],
+        upper: str = "",
+        work: str = "",
+        flags: int = 0,
+        more: str = "",
+    ) -> None:
+        """Any number of layers, topmost first; `more` are further mount options. Without `upper` it is
+        read-only."""
+        data = self.data
+        names = b"".join(os.fsencode(path) + b"\0" for path in (upper, work, *lower))
+        self.add(
+            OP["OVERLAY"],
+            s1=data.text(target),
+            s2=data.raw(names),
+            s3=data.text(more),
+            size=len(names),
+            n1=flags,
+        )
+
     def open_tree(self, slot: int, source: str, *, how: int = RECURSIVE) -> None:
         self.add(OP["OPEN_TREE"], how, arg=slot, s1=self.data.text(source))
 
