@@ -37,6 +37,7 @@ class Session:
         self.capabilities = _ALL_CAPABILITIES if self.rootless else _own_capabilities()
         self.cgroups = cgroups.prepare_owner(cgroups.host(), owner.id)
         self._known_directories: tuple[str, ...] = ()
+        self._trees: tuple[str, ...] = ()
         self.supervisor.hello(self._final_plan(), owner.fd)
         owner.hand_over()
         self.supervisor.on_death = self._tidy
@@ -55,9 +56,17 @@ class Session:
             self.supervisor.hello(self._final_plan())
         return made
 
+    def answer_for(self, tree: str) -> None:
+        """Has the supervisor remove `tree` at its end, whatever becomes of this process."""
+        if tree not in self._trees:
+            self._trees += (tree,)
+            self.supervisor.hello(self._final_plan())
+
     def _final_plan(self) -> bytes:
         self._known_directories = self.cgroups.directories
         ops = plan.Ops(plan.Data())
+        for tree in self._trees:
+            ops.remove_tree(*os.path.split(tree))
         # The mark goes last: while anything bears its id, the next opener must find it.
         for path in (*self._known_directories, self._mark):
             ops.rmdir(path, flags=plan.IGNORE)

@@ -24,7 +24,15 @@ from pycontainer.errors import StoreBusy, StoreError
 from pycontainer.layer.limits import Limits
 from pycontainer.layer.unpacked import UnpackedLayers
 from pycontainer.store.check import Problem, check
-from pycontainer.store.claims import ContainerDir, DeadOwner, Owner, abandoned, claim, sweep_containers
+from pycontainer.store.claims import (
+    ContainerDir,
+    Containers,
+    DeadOwner,
+    Owner,
+    abandoned,
+    claim,
+    sweep_containers,
+)
 
 if TYPE_CHECKING:
     from pycontainer.store.catalog import Catalog
@@ -48,6 +56,7 @@ class Store:
         self.layers = UnpackedLayers(os.path.join(self.path, "layers"))
         self._containers = os.path.join(self.path, "containers")
         self._hosts = os.path.join(self.path, "hosts")
+        self._own: Containers | None = None
         self._catalog: Catalog | None = None
         self._lock = threading.Lock()
         self._make()
@@ -124,7 +133,13 @@ class Store:
 
     def new_container_dir(self) -> ContainerDir:
         """A new container's own directory. Raises NoSpace and StoreError."""
-        return ContainerDir.make(self._containers)
+        own = self._own
+        if own is None or not own.alive:
+            with self._lock:
+                own = self._own
+                if own is None or not own.alive:
+                    own = self._own = Containers(self._containers)
+        return own.make()
 
     def owner(self) -> Owner:
         """A new supervisor's mark, held until the supervisor is gone. Raises NoSpace and StoreError."""
