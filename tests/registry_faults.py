@@ -13,6 +13,7 @@ import gzip
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,9 @@ class Action:
 
     def change(self, service: Any, request: Request, reply: Reply) -> None:
         """Changes the answer."""
+
+    def release(self) -> None:
+        """Ends whatever waiting this action does."""
 
 
 @attrs.define(eq=False)
@@ -67,10 +71,9 @@ class Fault:
         self.release()
 
     def release(self) -> None:
-        """Lets a `Stall` go on."""
+        """Lets whoever stalls go on."""
         for action in self.actions:
-            if isinstance(action, Stall):
-                action.released.set()
+            action.release()
 
 
 # Answers in place of the true one
@@ -138,6 +141,41 @@ class CutUpload(Action):
     def instead(self, service: FaultRegistry, request: Request) -> Reply:
         service.keep_part(request, self.after_bytes)
         raise Dropped(reset=self.reset)
+
+
+@attrs.define
+class StallUpload(Action):
+    """`after_bytes` of the body are read, then none for `seconds`, or until the fault is released."""
+
+    after_bytes: int = 0
+    seconds: float | None = None
+    released: threading.Event = attrs.field(factory=threading.Event)
+
+    def instead(self, service: Service, request: Request) -> None:
+        def wait(received: int) -> None:
+            if received >= self.after_bytes:
+                self.released.wait(self.seconds)
+                request.body.before = None
+
+        request.body.before = wait
+
+    def release(self) -> None:
+        self.released.set()
+
+
+@attrs.define
+class SlowUpload(Action):
+    """The request's body is read at about this many bytes in a second."""
+
+    rate: float
+
+    def instead(self, service: Service, request: Request) -> None:
+        begun = time.monotonic()
+
+        def wait(received: int) -> None:
+            service.closing.wait(max(0.0, received / self.rate - (time.monotonic() - begun)))
+
+        request.body.before = wait
 
 
 @attrs.define
@@ -245,6 +283,9 @@ class Stall(Action):
 
     def change(self, service: Service, request: Request, reply: Reply) -> None:
         reply.stall_at, reply.stall = self.after_bytes, lambda: self.released.wait(self.seconds) and None
+
+    def release(self) -> None:
+        self.released.set()
 
 
 @attrs.define

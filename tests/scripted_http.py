@@ -47,6 +47,8 @@ class Body:
         self._stream, self._left, self._entry, self._proceed = stream, length, entry, proceed
         self._buffer: memoryview | None = None
         self.complete = length == 0
+        self.before: Callable[[int], object] | None = None
+        """Called ahead of each piece with the number of bytes that were received: faults wait in it."""
 
     def pieces(self, limit: int | None = None) -> Iterator[memoryview]:
         """What comes next, at most `limit` bytes; a piece is valid until the next one is asked for."""
@@ -55,6 +57,8 @@ class Body:
             self._proceed()
         source = self._chunked if self._left is None else self._plain
         while not self.complete and (limit is None or limit > 0):
+            if self.before is not None:
+                self.before(self._entry.received)
             piece = source(PIECE if limit is None else min(PIECE, limit))
             self._entry.received += len(piece)
             if limit is not None:
@@ -246,6 +250,8 @@ class Connection:
         elif reply.status >= 200 and reply.status != 204 and not (reply.endless and reply.length is None):
             length = len(reply.body) if reply.length is None else reply.length
             headers.setdefault("Content-Length", str(length))
+            # Without a length only the connection's end tells that of the body.
+            reply.close = reply.close or headers["Content-Length"] is None
         if reply.close:
             headers["Connection"] = "close"
         lines = [f"HTTP/1.1 {reply.status} {http.client.responses.get(reply.status, 'Odd')}"]

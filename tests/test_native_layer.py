@@ -294,7 +294,10 @@ def test_implied_parents(programs: native_programs.Programs, root: Path, tmp_pat
     (upper / "hidden").symlink_to("tmp")
     os.utime(upper / "tmp", ns=(0, 77))
     data = tars.archive(*(tars.entry(b"%s/f" % name) for name in (b"tmp", b"var/x", b"hidden", b"new")))
-    applied(programs, root, data, "--lower", str(upper), "--lower", str(lower))
+    notes = tmp_path / "notes"
+    applied(programs, root, data, "--notes", str(notes), "--lower", str(upper), "--lower", str(lower))
+    assert notes.read_bytes() == b"tmp\0var\0var/x\0hidden\0new\0"
+    assert not any(trees.attributes(path) for path in trees.paths(root))
     modes = {name: stat.S_IMODE((root / name).stat().st_mode) for name in ("tmp", "var/x", "hidden", "new")}
     assert modes == {"tmp": 0o1777, "var/x": 0o751, "hidden": 0o755, "new": 0o755}
     assert ((root / "tmp").stat().st_mtime_ns, (root / "new").stat().st_mtime) == (77, 1)

@@ -219,22 +219,13 @@ wanted_mode(const struct pctr_layer *layer)
     return mode;
 }
 
-static bool
-keeps_xattr(const char *name)
-{
-    if (strcmp(name, "security.capability") == 0) {
-        return true;
-    }
-    return strncmp(name, "user.", 5) == 0 && strncmp(name, "user.overlay.", 13) != 0;
-}
-
 static int
 set_xattrs(struct pctr_layer *layer, int fd)
 {
     const struct pctr_tar_entry *entry = &layer->tar.entry;
     for (uint32_t i = 0; i < entry->xattr_count; i++) {
         const struct pctr_tar_xattr *xattr = &entry->xattrs[i];
-        if (!keeps_xattr(xattr->name)) {
+        if (!pctr_layer_keeps_xattr(xattr->name)) {
             layer->totals->skipped_xattrs++;
             continue;
         }
@@ -487,7 +478,8 @@ clear_xattrs(struct pctr_layer *layer, int fd)
                    : pctr_layer_fail_errno(layer, "listing extended attributes");
     }
     for (const char *name = names; name < names + size; name += strlen(name) + 1) {
-        if (keeps_xattr(name) && fremovexattr(fd, name) < 0 && errno != ENODATA) {
+        bool goes = pctr_layer_keeps_xattr(name) || pctr_layer_is_mark(name);
+        if (goes && fremovexattr(fd, name) < 0 && errno != ENODATA) {
             return pctr_layer_fail_errno(layer, "removing an extended attribute");
         }
     }
@@ -620,8 +612,10 @@ apply_whiteout(struct pctr_layer *layer, const char *parent, const char *name)
         return 0;
     }
     struct pctr_layer_dir *child = pctr_layer_dirs_child(layer, dir, name);
-    return child != NULL ? pctr_layer_opaque(layer, child->fd)
-                         : pctr_layer_fail_errno(layer, "opening a directory");
+    if (child == NULL || pctr_layer_unmark(&layer->notes, child->fd) < 0) {
+        return pctr_layer_fail_errno(layer, "opening a directory");
+    }
+    return pctr_layer_opaque(layer, child->fd);
 }
 
 static int
@@ -751,7 +745,11 @@ pctr_layer_apply(int tar_fd, int root_fd, const struct pctr_layer_limits *limits
      * pipes is used up, nothing is lost. */
     (void)fcntl(tar_fd, F_SETPIPE_SZ, PIPE_SIZE);
     mode_t mask = umask(0);
+    pctr_layer_notes_begin(&layer.notes, limits);
     int status = apply_all(&layer);
+    if (pctr_layer_notes_end(&layer.notes, totals->root_opaque != 0) < 0) {
+        status = pctr_layer_fail_errno(&layer, "writing the notes");
+    }
     umask(mask);
     if (pctr_layer_dirs_end(&layer, status == 0) < 0) {
         status = -1;

@@ -9,9 +9,10 @@
  *   trusted.overlay.opaque or its user. twin. They speak of lower layers only: what this layer
  *   itself holds stays, in whichever order the two come.
  * - Parents: a link in the way that this layer made is followed within the root, as a chroot would;
- *   a missing parent is made, looking like the lower layers' directory of that name where lower_fds
- *   has it, else root's with mode 0755. A non-directory in the way was put there by this layer: the
- *   last entry wins, and it becomes a directory.
+ *   a missing parent is made, root's with mode 0755 and noted: it takes the look of the lower layers'
+ *   directory of that name afterwards (pctr_layer_adopt), so that layers can be applied in any
+ *   order. A non-directory in the way was put there by this layer: the last entry wins, and it
+ *   becomes a directory.
  * - The last entry of a name wins. A directory keeps its content when a directory follows, and is
  *   opaque when it replaces something else of this layer, since that had hidden what is below.
  * - Hard links: to what this layer has already brought, never elsewhere. A target that is a
@@ -44,9 +45,11 @@ struct pctr_layer_limits {
     /* Stays free on the file system; looked at every 16 MiB and ahead of each large file. */
     uint64_t reserve_bytes;
     uint32_t flags; /* enum pctr_layer_flags */
-    uint32_t lower_count;
-    /* The directories of the layers below, uppermost first: what implied parents look like. */
-    const int32_t *lower_fds;
+    uint32_t reserved;
+    /* Path of a file to be made where there is something to note, or NULL: the parents that were
+     * implied, relative to the root, each ended by NUL; at its end "/" where the layer is
+     * root_opaque. */
+    const char *notes;
 };
 
 enum pctr_layer_code {
@@ -95,5 +98,20 @@ struct pctr_layer_totals {
  * disk. SIGXFSZ must be ignored for RLIMIT_FSIZE to end as PCTR_LAYER_TOO_BIG. */
 int pctr_layer_apply(int tar_fd, int root_fd, const struct pctr_layer_limits *limits,
                      struct pctr_layer_error *error, struct pctr_layer_totals *totals);
+
+/* As many as overlay stacks, beside the layer itself. */
+#define PCTR_LAYER_MAX_LOWER 500
+
+/* The layers below one that was applied: their directories, uppermost first. */
+struct pctr_layer_lower {
+    const int *fds;
+    uint32_t count;
+};
+
+/* Gives the directories in `notes_fd`, which pctr_layer_apply wrote for the layer at `root_fd`, owner,
+ * mode, time and attributes of what the layers below show by that name. None of them may change
+ * meanwhile. 0, or -1 with *error. */
+int pctr_layer_adopt(int notes_fd, int root_fd, const struct pctr_layer_lower *lower,
+                     uint32_t flags, struct pctr_layer_error *error);
 
 #endif

@@ -190,35 +190,10 @@ pctr_layer_dirs_make(struct pctr_layer *layer, struct pctr_layer_dir *dir, const
     return child;
 }
 
-/* What an implied directory should look like: as in the uppermost layer below that has it. */
-static void
-implied_look(const struct pctr_layer *layer, const char *path, struct stat *look)
-{
-    memset(look, 0, sizeof(*look));
-    look->st_mode = 0755;
-    look->st_mtim.tv_sec = layer->tar.entry.mtime_sec;
-    look->st_mtim.tv_nsec = layer->tar.entry.mtime_nsec;
-    for (uint32_t i = 0; i < layer->limits->lower_count; i++) {
-        int fd = pctr_open_dir_beneath(layer->limits->lower_fds[i], path);
-        struct stat lower;
-        if (fd >= 0) {
-            if (fstat(fd, &lower) == 0) {
-                *look = lower;
-            }
-            close(fd);
-            return;
-        }
-        if (errno != ENOENT) {
-            return; /* a whiteout, link or file there hides what lies below it */
-        }
-    }
-}
-
-/* Makes a parent that the archive has no entry for. */
+/* Makes a parent that the archive has no entry for. An opaque one has nothing below to look like. */
 static struct pctr_layer_dir *
 make_implied(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char *name, bool opaque)
 {
-    struct stat look;
     if (strncmp(name, PCTR_LAYER_WHITEOUT, sizeof(PCTR_LAYER_WHITEOUT) - 1) == 0) {
         pctr_layer_fail(layer, PCTR_LAYER_MALFORMED, 0, "a directory with a whiteout's name");
         return NULL;
@@ -230,12 +205,11 @@ make_implied(struct pctr_layer *layer, struct pctr_layer_dir *dir, const char *n
     if (child == NULL || (opaque && pctr_layer_opaque(layer, child->fd) < 0)) {
         return NULL;
     }
-    implied_look(layer, child->path, &look);
-    child->mtime = look.st_mtim;
+    child->mtime.tv_sec = layer->tar.entry.mtime_sec;
+    child->mtime.tv_nsec = layer->tar.entry.mtime_nsec;
     child->dirty = true;
-    bool single = (layer->limits->flags & PCTR_LAYER_ROOTLESS_SINGLE) != 0;
-    if ((!single && fchown(child->fd, look.st_uid, look.st_gid) < 0) ||
-        fchmod(child->fd, look.st_mode & 07777) < 0) {
+    if (fchmod(child->fd, 0755) < 0 ||
+        (!opaque && pctr_layer_note_implied(&layer->notes, child->fd, child->path) < 0)) {
         pctr_layer_fail_errno(layer, "setting up an implied directory");
         return NULL;
     }

@@ -8,6 +8,7 @@
 #define PCTR_LAYER_DIRS_H
 
 #include "layer.h"
+#include "layer_notes.h"
 #include "tar.h"
 
 #include <stdbool.h>
@@ -39,6 +40,7 @@ struct pctr_layer {
     uint64_t unseen; /* bytes since the last look at the free space */
     uint64_t steps;  /* taken by walks so far */
     struct pctr_layer_dirs dirs;
+    struct pctr_layer_notes notes;
     char path[PCTR_TAR_PATH];     /* the entry's, cleaned */
     char link[PCTR_TAR_PATH];     /* a hard link's target, cleaned */
     char found[PCTR_TAR_PATH];    /* a walk that follows links: where it is ... */

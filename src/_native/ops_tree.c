@@ -1,6 +1,7 @@
 /* Whole trees of the host: layers unpacked, a container's own directory removed. */
 #define _GNU_SOURCE
 #include "layer.h"
+#include "nofile.h"
 #include "ops.h"
 #include "tree.h"
 #include "util.h"
@@ -8,6 +9,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 
 int
 pctr_op_remove_tree(struct pctr_context *context, const struct pctr_op *op)
@@ -29,15 +31,48 @@ pctr_op_remove_tree(struct pctr_context *context, const struct pctr_op *op)
 /* Keeps this much free for everybody else on the store's file system. */
 enum { RESERVE_BYTES = 64 << 20 };
 
+/* What failed, in the record; gives its errno. */
+static int
+report(struct pctr_context *context, const struct pctr_layer_error *error)
+{
+    context->record->code = (uint32_t)error->code;
+    const char *between = error->path[0] != '\0' && error->what[0] != '\0' ? ": " : "";
+    snprintf(context->record->detail, sizeof context->record->detail, "%.180s%s%s", error->path,
+             between, error->what);
+    return error->err != 0 ? -error->err : -EBADMSG;
+}
+
+/* Opens the layer's directory and those below it; they stay open as long as this process. */
+static int
+open_layers(struct pctr_context *context, const struct pctr_op *op, int *fds, uint32_t *lower)
+{
+    const char *at = pctr_text(context, op->s2), *end = at + op->size;
+
+    for (uint32_t i = 0; at < end; i++, at += strlen(at) + 1) {
+        if (i > PCTR_LAYER_MAX_LOWER) {
+            return -E2BIG;
+        }
+        fds[i] = pctr_openat2(AT_FDCWD, at, O_RDONLY | O_DIRECTORY, 0, 0);
+        if (fds[i] < 0) {
+            pctr_copy_text(context->record->detail, sizeof context->record->detail, at);
+            return fds[i];
+        }
+        *lower = i;
+    }
+    return 0;
+}
+
 int
 pctr_op_apply_layer(struct pctr_context *context, const struct pctr_op *op)
 {
     struct pctr_layer_error error = {.code = PCTR_LAYER_INVALID};
     struct pctr_layer_totals totals;
+    const char *notes = pctr_text(context, op->s2);
     struct pctr_layer_limits limits = {.max_bytes = op->n1,
                                        .max_entries = op->n2,
                                        .reserve_bytes = RESERVE_BYTES,
-                                       .flags = op->size};
+                                       .flags = op->size,
+                                       .notes = *notes != '\0' ? notes : NULL};
     PCTR_AUTO_FD root =
         pctr_openat2(AT_FDCWD, pctr_text(context, op->s1), O_RDONLY | O_DIRECTORY, 0, 0);
 
@@ -51,9 +86,25 @@ pctr_op_apply_layer(struct pctr_context *context, const struct pctr_op *op)
     if (pctr_layer_apply(context->fds[op->arg], root, &limits, &error, &totals) == 0) {
         return 0;
     }
-    context->record->code = (uint32_t)error.code;
-    const char *between = error.path[0] != '\0' && error.what[0] != '\0' ? ": " : "";
-    snprintf(context->record->detail, sizeof context->record->detail, "%.180s%s%s", error.path,
-             between, error.what);
-    return error.err != 0 ? -error.err : -EBADMSG;
+    return report(context, &error);
+}
+
+int
+pctr_op_adopt_looks(struct pctr_context *context, const struct pctr_op *op)
+{
+    static int fds[PCTR_LAYER_MAX_LOWER + 1];
+    struct pctr_layer_lower lower = {.fds = fds + 1};
+    struct pctr_layer_error error = {.code = PCTR_LAYER_INVALID};
+    PCTR_AUTO_FD notes = pctr_openat2(AT_FDCWD, pctr_text(context, op->s1), O_RDONLY, 0, 0);
+
+    pctr_nofile_raise();
+    int result = open_layers(context, op, fds, &lower.count);
+    if (result >= 0 && notes < 0) {
+        result = notes;
+    }
+    if (result >= 0 && pctr_layer_adopt(notes, fds[0], &lower, (uint32_t)op->n1, &error) < 0) {
+        result = report(context, &error);
+    }
+    pctr_nofile_restore();
+    return result;
 }

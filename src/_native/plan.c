@@ -13,6 +13,7 @@ enum {
     USES_EXEC = 8,
     USES_SLOT = 16,       /* arg is a slot for a tree */
     USES_S2_STRINGS = 32, /* s2 is `size` bytes of strings, each ended by NUL */
+    USES_NEXT_FD = 64,    /* without an s1, the descriptor after arg's, too */
 };
 
 struct rule {
@@ -28,6 +29,8 @@ static const struct rule rules[] = {
     [PCTR_OP_REMOVE_TREE] = {true, 0, 0},
     [PCTR_OP_COLLECT] = {true, 0, 0},
     [PCTR_OP_APPLY_LAYER] = {true, USES_FD, 0},
+    [PCTR_OP_WRITE_TAR] = {true, USES_FD | USES_NEXT_FD, 0},
+    [PCTR_OP_ADOPT_LOOKS] = {true, USES_S2_DATA | USES_S2_STRINGS, 0},
     [PCTR_OP_CGROUP_INTO] = {true, 0, 0},
     [PCTR_OP_CGROUP_OPEN] = {true, 0, 0},
     [PCTR_OP_CGROUP_JOIN] = {true, 0, 0},
@@ -114,6 +117,9 @@ op_fits(const struct pctr_op *op, const char *data, uint32_t data_size, unsigned
         return false;
     }
     if ((rule->uses & USES_FD) && (op->arg < 0 || (unsigned)op->arg >= nfds)) {
+        return false;
+    }
+    if ((rule->uses & USES_NEXT_FD) && op->s1 == 0 && (unsigned)op->arg + 1 >= nfds) {
         return false;
     }
     if ((rule->uses & USES_SLOT) && (op->arg < 0 || op->arg >= PCTR_MAX_TREES)) {

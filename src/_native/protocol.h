@@ -86,11 +86,17 @@ enum pctr_op_code {
     PCTR_OP_RMDIR = 3,       /* s1 path; ENOENT is success */
     PCTR_OP_REMOVE_TREE = 4, /* s1 parent directory, s2 name in it */
     PCTR_OP_COLLECT = 5,     /* s1 path: its first PCTR_MAX_COLLECT bytes go into the record */
-    PCTR_OP_APPLY_LAYER = 6, /* arg fd of the tar stream, s1 directory, n1 bytes, n2 entries;
-                                     `size` is PCTR_LAYER_* flags (layer.h), as the record's code is */
+    PCTR_OP_APPLY_LAYER = 6, /* arg fd of the tar stream, s1 directory, n1 bytes, n2 entries,
+                                     s2 path of the notes or empty; `size` is PCTR_LAYER_* flags
+                                     (layer.h), as the record's code is */
+    PCTR_OP_WRITE_TAR = 7, /* arg fd that the archive is written to, s1 directory beneath the root;
+                              without one (offset 0) the next fd is the directory. n1 uid << 32 | gid
+                              that become root's, n2 latest time; `size` is PCTR_TAR_WRITE_* flags
+                              (tar_write.h), as the record's code is */
+    PCTR_OP_ADOPT_LOOKS = 8, /* s1 path of a layer's notes, s2 `size` bytes of strings: its
+                                directory, then those of the layers below; n1 PCTR_LAYER_* flags */
 
-    PCTR_OP_SERVE =
-        8, /* arg fd of a SEQPACKET socket: answers struct pctr_file_request until its end */
+    PCTR_OP_SERVE = 9, /* arg fd of a SEQPACKET socket: answers struct pctr_file_request */
 
     /* Namespaces and control groups. */
     PCTR_OP_CGROUP_INTO = 10, /* prepare only: s1 the v2 directory to clone into */

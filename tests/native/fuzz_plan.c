@@ -31,7 +31,8 @@ read_operation(const struct pctr_plan_view *view, const struct pctr_op *op)
             strlen(pctr_plan_text(view, op->s3));
     for (uint32_t i = 0; i < op->size; i++) {
         if (op->code == PCTR_OP_WRITE || op->code == PCTR_OP_SYSCTL ||
-            op->code == PCTR_OP_MAKE_FILE || op->code == PCTR_OP_OVERLAY) {
+            op->code == PCTR_OP_MAKE_FILE || op->code == PCTR_OP_OVERLAY ||
+            op->code == PCTR_OP_ADOPT_LOOKS) {
             sink += (unsigned char)view->data[op->s2 + i];
         }
         else if (op->code == PCTR_OP_GROUPS || op->code == PCTR_OP_SECCOMP) {
@@ -41,7 +42,7 @@ read_operation(const struct pctr_plan_view *view, const struct pctr_op *op)
             break;
         }
     }
-    if (op->code == PCTR_OP_OVERLAY) {
+    if (op->code == PCTR_OP_OVERLAY || op->code == PCTR_OP_ADOPT_LOOKS) {
         const char *at = view->data + op->s2, *end = at + op->size;
         while (at < end) {
             sink += strlen(at);

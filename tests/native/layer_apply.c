@@ -1,5 +1,5 @@
 /* layer_apply [--bytes N] [--entries N] [--reserve N] [--single] [--userxattr] [--openat2 ERRNO]
- * [--lower DIR]... ROOT
+ * [--notes FILE [--lower DIR]...] ROOT
  *
  * Applies the layer on standard input to the directory ROOT and prints what came of it, one `name
  * value` a line. */
@@ -78,9 +78,9 @@ print(const struct pctr_layer_error *error, const struct pctr_layer_totals *tota
 int
 main(int argc, char **argv)
 {
-    int32_t lowers[LOWERS];
-    struct pctr_layer_limits limits = {
-        .max_bytes = 1 << 30, .max_entries = 100000, .lower_fds = lowers};
+    int lowers[LOWERS];
+    struct pctr_layer_lower lower = {.fds = lowers};
+    struct pctr_layer_limits limits = {.max_bytes = 1 << 30, .max_entries = 100000};
     int at = 1;
     for (; at < argc && strncmp(argv[at], "--", 2) == 0; at++) {
         const char *name = argv[at] + 2;
@@ -110,8 +110,11 @@ main(int argc, char **argv)
                 return 2;
             }
         }
-        else if (strcmp(name, "lower") == 0 && limits.lower_count < LOWERS) {
-            lowers[limits.lower_count++] = open_dir(argv[at]);
+        else if (strcmp(name, "notes") == 0) {
+            limits.notes = argv[at];
+        }
+        else if (strcmp(name, "lower") == 0 && lower.count < LOWERS) {
+            lowers[lower.count++] = open_dir(argv[at]);
         }
         else {
             return usage();
@@ -126,6 +129,11 @@ main(int argc, char **argv)
     struct pctr_layer_error error;
     struct pctr_layer_totals totals;
     int status = pctr_layer_apply(STDIN_FILENO, root, &limits, &error, &totals);
+    if (status == 0 && lower.count > 0) {
+        int notes = open(limits.notes, O_RDONLY | O_CLOEXEC);
+        status = pctr_layer_adopt(notes, root, &lower, limits.flags, &error);
+        close(notes);
+    }
     print(&error, &totals);
     printf("status %d\nleaked %ld\n", status, open_descriptors() - before);
     return 0;

@@ -13,10 +13,8 @@ from pycontainer.distribution.challenge import Challenge, parse
 from pycontainer.distribution.credentials import Credential
 from pycontainer.distribution.realm import Realm
 from pycontainer.distribution.scopes import widened
-from pycontainer.distribution.tokens import Fetch, Form, Token, basic, fetch_token
+from pycontainer.distribution.tokens import Fetch, Token, basic, fetch_token
 from pycontainer.errors import RegistryError
-
-__all__ = ["Auth", "Fetch", "Form"]
 
 MAX_TOKENS = 512
 """Scopes whose tokens are kept: those used last."""

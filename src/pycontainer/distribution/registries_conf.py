@@ -102,8 +102,13 @@ class _Table:
         if self.prefix.startswith("*"):
             bare = host.rpartition(":")[0] if re.search(r":[0-9]+\Z", host) else host
             return len(host) if bare.lower().endswith(self.prefix[1:]) else 0
-        folded = host.lower() + name[len(host) :]
-        return len(self.prefix) if f"{folded}/".startswith(f"{self.prefix}/") else 0
+        return len(self.prefix) if f"{_folded(name)}/".startswith(f"{self.prefix}/") else 0
+
+
+def _folded(place: str) -> str:
+    """`place` with its host in lower case; the case of a path counts."""
+    host, slash, path = place.partition("/")
+    return host.lower() + slash + path
 
 
 def _paths(environ: Mapping[str, str]) -> list[str]:
@@ -138,14 +143,13 @@ def _read(path: str, stamp: tuple[int, ...]) -> tuple[_Table, ...]:
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_FILE + 1)
-        if len(raw) > MAX_FILE:
-            raise InvalidOption(f"{path}: larger than the {MAX_FILE} bytes that are read")
-        document = toml.loads(raw.decode())
     except OSError as error:
         raise InvalidOption(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
+    if len(raw) > MAX_FILE:
+        raise InvalidOption(f"{path}: larger than the {MAX_FILE} bytes that are read")
+    try:
+        document = toml.loads(raw.decode())
     except (ValueError, RecursionError) as error:
-        if isinstance(error, InvalidOption):
-            raise
         raise InvalidOption(f"{path}: is not TOML: {error}") from None
     return _Reader(path).tables(document)
 
@@ -164,19 +168,16 @@ class _Reader:
                 self.refuse(f"registries.{key}", "is of version 1; write [[registry]] tables instead")
         entries = self.array(document.get("registry", []), "registry")
         found = tuple(self.entry(entry, f"registry[{number}]") for number, entry in enumerate(entries))
-        prefixes = [table.prefix for table in found]
-        for prefix in prefixes:
-            if prefixes.count(prefix) > 1:
-                self.refuse("registry", f"two tables have the prefix {shorten(prefix)}")
+        first: dict[str, _Table] = {}
+        for table in found:
+            if first.setdefault(table.prefix, table) != table:
+                self.refuse("registry", f"two tables differ on the prefix {shorten(table.prefix)}")
         return found
 
     def entry(self, entry: Any, where: str) -> _Table:
         table = self.table(entry, where)
         location = self.place(table, "location", where)
-        prefix = self.prefix(table, where) or location
-        if not prefix or (not location and not prefix.startswith("*")):
-            # Without a location there is nowhere to go, and only wildcards stand for themselves.
-            location = prefix
+        prefix = self.prefix(table, where) or _folded(location)
         if not prefix:
             self.refuse(where, "needs a prefix or a location")
         mirrors = self.array(table.get("mirror", []), f"{where}.mirror")
@@ -208,8 +209,7 @@ class _Reader:
             if not _WILDCARD.fullmatch(value):
                 self.refuse(f"{where}.prefix", f"{shorten(value)}: a wildcard is *.domain and nothing more")
             return value.lower()
-        host, slash, path = self.place(table, "prefix", where).partition("/")
-        return host.lower() + slash + path
+        return _folded(self.place(table, "prefix", where))
 
     def place(self, table: Mapping[str, Any], key: str, where: str) -> str:
         """host[:port][/path], "" where there is none; a tag or digest would be part of no path."""

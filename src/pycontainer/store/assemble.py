@@ -22,6 +22,7 @@ from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Manifest
 from pycontainer.oci.times import format_time, source_date_epoch
 from pycontainer.store.catalog import Choice, Entry
+from pycontainer.store.compressed import CompressedLayers
 from pycontainer.store.store import Store
 
 # How a layer's blob may be stored; what comes in another format is stored uncompressed.
@@ -130,6 +131,8 @@ def _one_layer(
     layer = Descriptor(_MEDIA_TYPES[form], digest, blob.size)
     with store.writing():
         blob.commit()
+        if form == "none":
+            CompressedLayers(store).made(diff_id)
         return _enter(store, attrs.evolve(config, diff_ids=(diff_id,)), (layer,), tag, lease)
 
 

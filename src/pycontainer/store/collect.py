@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pycontainer.errors import StoreCorrupt
 from pycontainer.oci.digest import Digest
+from pycontainer.store.compressed import CompressedLayers
 
 if TYPE_CHECKING:
     from pycontainer.store.store import Store
@@ -35,6 +36,7 @@ def collect(store: Store) -> int:
     for _, digest in list(store.layout.blobs.names()):
         if digest is not None and digest not in wanted:
             freed += store.layout.blobs.delete(digest)
+    CompressedLayers(store).keep_only(wanted)
     store.layers.sweep_locks()
     return freed
 

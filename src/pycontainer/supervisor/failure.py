@@ -21,6 +21,8 @@ _WORDS = {
     "REMOVE_TREE": "removing",
     "COLLECT": "reading usage",
     "APPLY_LAYER": "unpacking a layer into",
+    "WRITE_TAR": "archiving",
+    "ADOPT_LOOKS": "completing a layer in",
     "CGROUP_INTO": "opening control group",
     "CGROUP_OPEN": "opening control group",
     "CGROUP_JOIN": "joining control group",

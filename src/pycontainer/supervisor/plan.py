@@ -133,6 +133,19 @@ class Ops:
             n2=max_entries,
         )
 
+    def write_tar(
+        self, fd: int, directory: str = "", *, flags: int, uid: int = -1, gid: int = -1, latest: int | None
+    ) -> None:
+        """Without a `directory`, the descriptor after `fd` is the one."""
+        self.add(
+            OP["WRITE_TAR"],
+            arg=fd,
+            s1=self.data.text(directory),
+            size=flags,
+            n1=(uid & _U32) << 32 | gid & _U32,
+            n2=(_LATEST if latest is None else latest) & _U64,
+        )
+
     # Namespaces and control groups.
 
     def cgroup_into(self, directory: str) -> None:
@@ -335,5 +348,7 @@ def mount_at(encoded: bytes, index: int) -> tuple[str, str]:
     return text(fields[3]), text(fields[4])
 
 
+_U32 = (1 << 32) - 1
 _U64 = (1 << 64) - 1
+_LATEST = (1 << 63) - 1
 _ORDER: Literal["little", "big"] = sys.byteorder

@@ -1,0 +1,199 @@
+"""Layers of an archive on their way into the store: one pass makes the blob and the unpacked layer."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from pycontainer.archive.files import File
+from pycontainer.blobs.blobs import CHUNK
+from pycontainer.blobs.locks import Lock
+from pycontainer.blobs.staging import StagedFile
+from pycontainer.errors import InvalidImage, UnsafeLayer
+from pycontainer.layer.apply import measure
+from pycontainer.layer.compression import Format, decompress, peek
+from pycontainer.layer.unpacked import chain_ids
+from pycontainer.oci import media_types
+from pycontainer.oci.config import ImageConfig
+from pycontainer.oci.descriptor import Descriptor
+from pycontainer.oci.digest import Digest
+from pycontainer.oci.manifest import Manifest
+from pycontainer.store.store import Store
+
+# As which blob a docker-archive's layer is kept; what comes in another form is kept uncompressed.
+_MEDIA_TYPES: dict[Format, str] = {
+    "none": media_types.OCI_LAYER,
+    "gzip": media_types.OCI_LAYER_GZIP,
+    "zstd": media_types.OCI_LAYER_ZSTD,
+}
+
+
+@attrs.frozen
+class LayerFile:
+    """A layer in an archive: its file, what to call it in messages, and what the manifest says of it
+    (None where there is no manifest: a docker-archive)."""
+
+    where: str
+    file: File
+    descriptor: Descriptor | None = None
+
+
+@attrs.frozen
+class Found:
+    """An image in an archive: its names, its manifest unless it comes from a docker-archive, and the
+    digest of the index from which it was chosen where there was one."""
+
+    where: str
+    config: ImageConfig
+    layers: tuple[LayerFile, ...]
+    tags: tuple[str, ...]
+    manifest: Manifest | None = None
+    index: Digest | None = None
+
+
+def keep(store: Store, found: Found) -> tuple[Manifest, Lock | None]:
+    """Puts an image's blobs into the store and unpacks its layers; its manifest and their lease.
+
+    The caller is `writing`. Raises InvalidImage and UnsafeLayer naming the layer that is not what it
+    should be, and what the store raises.
+    """
+    if len(found.layers) != len(found.config.diff_ids):
+        counts = f"{len(found.layers)} layers, and {len(found.config.diff_ids)} diff_ids in the config"
+        raise InvalidImage(f"{found.where}: {counts}")
+    lease: Lock | None = None
+    parent: Digest | None = None
+    kept: list[Descriptor] = []
+    diff_ids = found.config.diff_ids
+    try:
+        for layer, diff_id, chain in zip(found.layers, diff_ids, chain_ids(diff_ids), strict=True):
+            upper, descriptor = _Keeping(store, layer, diff_id).keep(chain, parent)
+            # Only the topmost lease is kept; until that is held, each keeps the ones below.
+            if lease is not None:
+                lease.release()
+            lease, parent = upper, chain
+            kept.append(descriptor)
+        raw = found.config.raw
+        algorithm = "sha256" if found.manifest is None else found.manifest.config.digest.algorithm
+        config = Descriptor(media_types.OCI_CONFIG, store.layout.blobs.put(raw, algorithm), len(raw))
+        manifest = found.manifest or Manifest.make(config, tuple(kept))
+        store.layout.blobs.put(manifest.raw)
+    except BaseException:
+        if lease is not None:
+            lease.release()
+        raise
+    return manifest, lease
+
+
+class _Blob:
+    """A blob in the making."""
+
+    def __init__(self, staged: StagedFile, algorithm: str) -> None:
+        self._staged = staged
+        self._hash = hashlib.new(algorithm)
+        self.size = 0
+
+    @property
+    def digest(self) -> Digest:
+        """Of what was written until now."""
+        return Digest.from_hash(self._hash)
+
+    def filled(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """`chunks`, each written first."""
+        for chunk in chunks:
+            self._hash.update(chunk)
+            self._staged.write(chunk)
+            self.size += len(chunk)
+            yield chunk
+
+    def chunks(self) -> Iterator[bytes]:
+        """What was written."""
+        offset = 0
+        while chunk := os.pread(self._staged.fd, CHUNK, offset):
+            offset += len(chunk)
+            yield chunk
+
+
+class _Keeping:
+    """One layer on its way into the store."""
+
+    def __init__(self, store: Store, layer: LayerFile, diff_id: Digest) -> None:
+        self._store = store
+        self._layer = layer
+        self._diff_id = diff_id
+
+    def keep(self, chain: Digest, parent: Digest | None) -> tuple[Lock, Descriptor]:
+        """Puts the blob into the store and unpacks it; the lease, and what the blob is."""
+        form, _ = peek(self._layer.file.chunks())
+        expected = self._layer.descriptor
+        if expected is None and form == "none":
+            expected = Descriptor(media_types.OCI_LAYER, self._diff_id, self._layer.file.size)
+        blobs = self._store.layout.blobs
+        if expected is not None and blobs.size(expected.digest) == expected.size:
+            stream = functools.partial(blobs.chunks, expected.digest, size=expected.size)
+            return self._ensure(chain, parent, lambda: _plain(stream())), expected
+        with StagedFile(blobs.staging) as staged:
+            blob = _Blob(staged, "sha256" if expected is None else expected.digest.algorithm)
+            lease = self._copy(blob, form, chain, parent)
+            try:
+                descriptor = self._described(blob, form, expected)
+                blobs.place(staged, descriptor.digest)
+                return lease, descriptor
+            except BaseException:
+                lease.release()
+                raise
+
+    def _described(self, blob: _Blob, form: Format, expected: Descriptor | None) -> Descriptor:
+        """What the blob is; InvalidImage where it should be something else."""
+        if expected is None:
+            return Descriptor(_MEDIA_TYPES.get(form, media_types.OCI_LAYER), blob.digest, blob.size)
+        if blob.digest != expected.digest:
+            raise InvalidImage(f"{self._layer.where}: is {blob.digest} and should be {expected.digest}")
+        return expected
+
+    def _copy(self, blob: _Blob, form: Format, chain: Digest, parent: Digest | None) -> Lock:
+        """Fills the blob; the lease of the layer, which is unpacked from the same bytes on their way."""
+        copied = False
+
+        def stream() -> Iterator[bytes]:
+            nonlocal copied
+            if copied:
+                return _plain(blob.chunks())
+            copied = True
+            return self._copied(blob, form)
+
+        lease = self._ensure(chain, parent, stream)
+        if copied:
+            return lease
+        try:
+            # Another image has this layer; what this archive calls so must prove to be it all the same.
+            measured = measure(
+                self._copied(blob, form), self._store.limits, algorithm=self._diff_id.algorithm
+            )
+            if measured.diff_id != self._diff_id:
+                raise InvalidImage(f"{self._layer.where}: unpacks to {measured.diff_id}, not {self._diff_id}")
+        except BaseException:
+            lease.release()
+            raise
+        return lease
+
+    def _copied(self, blob: _Blob, form: Format) -> Iterator[bytes]:
+        """The uncompressed layer, while what is to be kept of it goes into the blob."""
+        chunks = self._layer.file.chunks()
+        if self._layer.descriptor is not None or form in _MEDIA_TYPES:
+            return decompress(blob.filled(chunks), form)
+        return blob.filled(decompress(chunks, form))
+
+    def _ensure(self, chain: Digest, parent: Digest | None, stream: Callable[[], Iterator[bytes]]) -> Lock:
+        try:
+            return self._store.layers.ensure(chain, parent, self._diff_id, stream, self._store.limits)
+        except (InvalidImage, UnsafeLayer) as error:
+            raise type(error)(f"{self._layer.where}: {error}") from None
+
+
+def _plain(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    form, chunks = peek(chunks)
+    return decompress(chunks, form)

@@ -1,0 +1,143 @@
+"""Connections: pooled, shared by threads, of one process, and to be cut from another thread."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+import requests.adapters
+import requests.utils
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from pycontainer.distribution.address import is_loopback, origin
+from pycontainer.errors import InvalidOption
+
+# Connections kept for the next request, per host; more than that may be in use at a time.
+_KEPT = 16
+
+
+class Tls:
+    """How servers are verified and what this client shows them."""
+
+    def __init__(self, verify: bool | str, cert: str | tuple[str, str] | None) -> None:
+        self.verify = verify
+        self.cert = cert
+        if verify is True:
+            # As `requests` has it: these name the authorities for a whole machine.
+            self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        files = [("verify", self.verify)] if isinstance(self.verify, str) else []
+        files += [("cert", path) for path in ([cert] if isinstance(cert, str) else cert or ())]
+        for option, path in files:
+            if not os.path.exists(path):
+                raise InvalidOption(f"{option}={path!r}: there is no such file")
+
+
+class Wires:
+    """The connections of one client in one process."""
+
+    def __init__(self, tls: Tls, timeout: float) -> None:
+        self.pid = os.getpid()
+        self._tls = tls
+        # Connecting takes one or two round trips; an answer may take the registry a while.
+        self._timeout = (min(timeout, 10.0), timeout)
+        self._lock = threading.Lock()
+        self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
+        self._proxies: dict[tuple[str, str, int], dict[str, str]] = {}
+        self._adapter = _Adapter(self, trusting=tls.verify is False)
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> requests.Response:
+        """One request on the wire; raises what `failures.WIRE_ERRORS` names.
+
+        Not through a Session: it would read netrc, keep cookies, and read the whole body of a redirect.
+        """
+        prepared = requests.Request(method, url, headers=dict(headers), data=body).prepare()
+        return self._adapter.send(
+            prepared,
+            stream=True,
+            timeout=self._timeout,
+            verify=self._tls.verify,
+            cert=self._tls.cert,
+            proxies=self._proxies_for(url),
+        )
+
+    def _proxies_for(self, url: str) -> dict[str, str]:
+        """What HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say; this machine is never behind one."""
+        where = origin(url)
+        found = self._proxies.get(where)
+        if found is None:
+            found = {} if is_loopback(where[1]) else requests.utils.get_environ_proxies(url, no_proxy=None)
+            self._proxies[where] = found
+        return found
+
+    def opened(self, connection: HTTPConnection) -> None:
+        with self._lock:
+            self._open.add(connection)
+
+    def cut(self) -> None:
+        """Ends every connection; who waits on one in another thread finds it closed."""
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            sock = connection.sock
+            if isinstance(sock, socket.socket):
+                try:
+                    # Not SSLSocket.shutdown, which takes the TLS state away from its reader.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                except OSError:
+                    # Closed by the other side, or by its own thread, in the same moment.
+                    continue
+        self._adapter.close()
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Pools whose connections are known to their Wires."""
+
+    def __init__(self, wires: Wires, *, trusting: bool) -> None:
+        self._pools = _pools(wires, trusting=trusting)
+        super().__init__(pool_connections=8, pool_maxsize=_KEPT, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
+def _pools(wires: Wires, *, trusting: bool) -> dict[str, type[HTTPConnectionPool]]:
+    # The connections know their Wires weakly: pools and Wires would keep each other alive otherwise.
+    known = weakref.ref(wires)
+
+    def tell(connection: HTTPConnection) -> None:
+        if (owner := known()) is not None:
+            owner.opened(connection)
+
+    class Plain(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            tell(self)
+
+    class Secure(HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            tell(self)
+            if trusting:
+                # verify=False was asked for: no warning at each request, which `-W error` would raise.
+                self.is_verified = True
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}

@@ -1,0 +1,165 @@
+"""Pushing an image of the store: its layers and config as they are missing there, its manifest last.
+
+What came from elsewhere goes on byte for byte. A layer that was made here is kept uncompressed; it is
+compressed while it is sent, and the store remembers what became of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, get_args
+
+import attrs
+
+from pycontainer.errors import ImageNotFound, InvalidOption, StoreCorrupt
+from pycontainer.layer.compress import Form, compress
+from pycontainer.oci import _document as d
+from pycontainer.oci import media_types
+from pycontainer.oci.descriptor import Descriptor
+from pycontainer.oci.digest import Digest
+from pycontainer.oci.manifest import Manifest
+from pycontainer.oci.reference import Reference
+from pycontainer.store.compressed import Compressed, CompressedLayers
+from pycontainer.transfer.events import Report
+from pycontainer.transfer.uploads import Target
+
+if TYPE_CHECKING:
+    from pycontainer.distribution.client import Client
+    from pycontainer.oci.config import ImageConfig
+    from pycontainer.store.store import Store
+
+_FORMS: tuple[Form, ...] = get_args(Form)
+_MEDIA_TYPES: dict[str, str] = {
+    "gzip": media_types.OCI_LAYER_GZIP,
+    "zstd": media_types.OCI_LAYER_ZSTD,
+}
+
+
+def push(
+    store: Store,
+    client: Client,
+    manifest: Manifest,
+    config: ImageConfig,
+    repository: str,
+    tags: Sequence[str],
+    *,
+    compression: str = "gzip",
+    report: Report | None,
+) -> Descriptor:
+    """Pushes an image under `tags` (none: under its digest alone); gives the manifest that is there now.
+
+    Layers that were made here are compressed ("gzip", "zstd", "none"), everything else is sent as it
+    is. Blobs that the repository has are not sent, nor those that can be mounted from another one.
+    Nothing refers to the image before all of it is there. Raises ImageNotFound where the image is removed
+    before or meanwhile, StoreCorrupt where a blob is damaged, InvalidOption and RegistryError's kinds.
+    """
+    form = next((form for form in _FORMS if form == compression), None)
+    if form is None:
+        raise InvalidOption(f"compression={compression!r}: must be 'gzip', 'zstd' or 'none'")
+    target = Target(client, repository, report)
+    try:
+        return _Push(store, target, manifest, config, form).run(tags)
+    except StoreCorrupt as error:
+        if store.catalog.by_manifest(manifest.digest) is None:
+            raise ImageNotFound(f"image {manifest.config.digest} was removed") from error
+        raise
+
+
+class _Push:
+    """One image on its way into one repository."""
+
+    def __init__(
+        self, store: Store, target: Target, manifest: Manifest, config: ImageConfig, form: Form
+    ) -> None:
+        self._store = store
+        self._target = target
+        self._manifest = manifest
+        self._form = form
+        self._diff_ids = frozenset(config.diff_ids)
+        self._compressed = CompressedLayers(store)
+        self._pushed: dict[Digest, Descriptor] = {}
+        self._sent = threading.Event()
+
+    def run(self, tags: Sequence[str]) -> Descriptor:
+        blobs = {blob.digest: blob for blob in (*self._manifest.layers, self._manifest.config)}
+        self._check_there(blobs)
+        self._target.run([functools.partial(self._blob, blob) for blob in blobs.values()])
+        manifest = self._manifest_there()
+        there = manifest.descriptor
+        asking = not self._sent.is_set()
+        self._target.put_manifest(manifest.raw, there.media_type, there.digest, tags, asking=asking)
+        return there
+
+    def _check_there(self, blobs: dict[Digest, Descriptor]) -> None:
+        """Before anything is sent: what is missing is noticed now."""
+        for digest, blob in blobs.items():
+            size = self._store.layout.blobs.size(digest)
+            if size is None:
+                raise StoreCorrupt(f"blob {digest} of image {self._manifest.config.digest} is missing")
+            if size != blob.size:
+                raise StoreCorrupt(f"blob {digest} has {size} bytes, not the {blob.size} of its image")
+
+    def _blob(self, blob: Descriptor) -> None:
+        if self._is_to_be_compressed(blob):
+            self._pushed[blob.digest] = self._compress(blob)
+        elif not self._target.offer(blob.digest, blob, lambda: self._tagged_places(blob.digest)):
+            self._sent.set()
+            self._target.send(blob.digest, lambda: self._chunks(blob), blob)
+
+    def _is_to_be_compressed(self, blob: Descriptor) -> bool:
+        return (
+            self._form != "none"
+            and blob.media_type == media_types.OCI_LAYER
+            and self._manifest.media_type == media_types.OCI_MANIFEST
+            and blob.digest in self._diff_ids
+            and self._compressed.is_made(blob.digest)
+        )
+
+    def _compress(self, layer: Descriptor) -> Descriptor:
+        """Pushes `layer` in its other form; the descriptor for that."""
+        media_type = _MEDIA_TYPES[self._form]
+        known = self._compressed.find(layer.digest, self._form)
+        if known is not None:
+            there = Descriptor(media_type, known.digest, known.size)
+            if self._target.offer(layer.digest, there, lambda: known.places):
+                self._remember(layer.digest, known)
+                return there
+        self._sent.set()
+        # Without the digest of last time: another release of zlib may give other bytes now.
+        sent = self._target.send(layer.digest, lambda: self._deflated(layer), None)
+        self._remember(layer.digest, Compressed(sent.digest, sent.size))
+        return Descriptor(media_type, sent.digest, sent.size)
+
+    def _remember(self, diff_id: Digest, compressed: Compressed) -> None:
+        self._compressed.remember(diff_id, self._form, compressed.at(self._target.place))
+
+    def _chunks(self, blob: Descriptor) -> Iterator[bytes]:
+        return self._store.layout.blobs.chunks(blob.digest, size=blob.size)
+
+    def _deflated(self, layer: Descriptor) -> Iterator[bytes]:
+        return compress(self._chunks(layer), self._form)
+
+    def _manifest_there(self) -> Manifest:
+        """The manifest of what was pushed: with other layers where some were compressed, and otherwise
+        the same, also in what this library knows nothing of."""
+        if not self._pushed:
+            return self._manifest
+        document = json.loads(self._manifest.raw)
+        document["layers"] = [self._layer_there(layer).document() for layer in self._manifest.layers]
+        return Manifest.parse(d.dump(document))
+
+    def _layer_there(self, layer: Descriptor) -> Descriptor:
+        there = self._pushed.get(layer.digest, layer)
+        return attrs.evolve(layer, media_type=there.media_type, digest=there.digest, size=there.size)
+
+    def _tagged_places(self, digest: Digest) -> Iterator[str]:
+        """Where the store's images with this blob are called to be from: it may be there."""
+        catalog = self._store.catalog
+        for entry in catalog.images():
+            if digest in catalog.content(entry.manifest.digest):
+                for name in catalog.tags(entry.manifest.digest):
+                    reference = Reference.parse(name)
+                    yield f"{reference.registry}/{reference.repository}"
