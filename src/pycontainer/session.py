@@ -46,11 +46,14 @@ class Session:
     def closed(self) -> bool:
         return self.supervisor.closed
 
-    def limits(self, job: str, limits: cgroups.Limits, *, defaults: bool) -> CgroupPlan:
+    def limits(
+        self, job: str, limits: cgroups.Limits, *, defaults: bool, freezer: bool = False
+    ) -> CgroupPlan:
         """The control groups of one container. `defaults`: nobody asked for the limit on processes,
-        so an ordinary user without control groups goes without it."""
+        so an ordinary user without control groups goes without it. `freezer`: it can be paused, where
+        the host can do that."""
         optional = frozenset({"pids"}) if defaults and self.rootless else frozenset()
-        made = cgroups.plan(self.cgroups, job, limits, optional=optional)
+        made = cgroups.plan(self.cgroups, job, limits, optional=optional, freezer=freezer)
         if self.cgroups.directories != self._known_directories:
             # A new hierarchy: the supervisor must know what to remove at its own end.
             self.supervisor.hello(self._final_plan())

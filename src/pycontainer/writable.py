@@ -12,30 +12,20 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import attrs
-
 from pycontainer import _sys
 from pycontainer.runtime import plan
 from pycontainer.snapshot import overlay
+from pycontainer.store import HostRoot
 from pycontainer.supervisor import files
 
 if TYPE_CHECKING:
-    from pycontainer.store import ContainerDir, LayeredRoot
-
-
-@attrs.frozen
-class Place:
-    """Where in a plan's shape a writable layer in memory lies."""
-
-    base: str = overlay.BASE
-    below: tuple[str, ...] = ()
-    kept: bool = False
+    from pycontainer.store import ContainerDir, LayeredRoot, RootFS
 
 
 class DiskLayer:
     """A directory of the store, above `lower` (topmost first)."""
 
-    place = Place()
+    place = plan.Place()
 
     def __init__(self, root: LayeredRoot, sealed: Sequence[str] = ()) -> None:
         """`sealed` are other containers' layers between, topmost first. Raises NoSpace and StoreError."""
@@ -73,8 +63,8 @@ class MemoryLayer:
         self.directory: ContainerDir | None = None
         self.sealed = sealed
         below = () if sealed is None else (sealed.place.base, *sealed.place.below)
-        base = overlay.BASE if sealed is None else f"{sealed.place.base}/{overlay.NEXT}"
-        self.place = Place(base, below, kept=True)
+        base: str = overlay.BASE if sealed is None else f"{sealed.place.base}/{overlay.NEXT}"
+        self.place: plan.Place = plan.Place(base, below, kept=True)
         self._namespace = -1
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
@@ -131,3 +121,8 @@ class MemoryLayer:
 
 
 WritableLayer = DiskLayer | MemoryLayer
+
+
+def new_layer(root: RootFS) -> WritableLayer:
+    """A writable layer above `root`. Raises NoSpace and StoreError."""
+    return MemoryLayer() if isinstance(root, HostRoot) else DiskLayer(root)

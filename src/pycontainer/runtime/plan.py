@@ -86,6 +86,16 @@ class Program:
     tty: bool
 
 
+@attrs.frozen
+class Place:
+    """Where the scratch file system is (`base`), and those of sealed layers in memory that the container
+    stands on (`below`, topmost first). One that is `kept` outlives the program."""
+
+    base: str = overlay.BASE
+    below: tuple[str, ...] = ()
+    kept: bool = False
+
+
 @attrs.frozen(unsafe_hash=True, cache_hash=True)
 class Shape:
     """Everything about a container that may be the same for the next one."""
@@ -112,12 +122,7 @@ class Shape:
     """Devices are bound, not made: where mknod(2) is refused or its capability handed out."""
     writable_sys: bool
     root_flags: int
-    base: str = overlay.BASE
-    below: tuple[str, ...] = ()
-    """Where the scratch file system is, and those of sealed layers in memory that this container
-    stands on, topmost first."""
-    kept: bool = False
-    """The scratch file system outlives the program."""
+    place: Place
 
 
 @attrs.frozen
@@ -193,7 +198,7 @@ def files(ops: Ops, shape: Shape, root: Root) -> None:
     trees = _Trees(None, (), tuple(_open_mounts(ops, shape, slots)))
     ops.propagation(MS_PRIVATE)
     _scratch(ops, shape, root, first_fd=0)
-    overlay.furnish(ops, shape.base, _more_directories(shape))
+    overlay.furnish(ops, shape.place.base, _more_directories(shape))
     _make_files(ops, shape, trees)
     if shape.host is None:
         _layered_root(ops, shape, root)
@@ -208,14 +213,14 @@ def _scratch(ops: Ops, shape: Shape, root: Root, *, first_fd: int) -> None:
         # A copy, so that what is mounted from here on goes with the program.
         ops.join_fd(first_fd, CLONE_NEWNS)
         ops.unshare(CLONE_NEWNS)
-    if not root.used or not shape.kept:
-        overlay.scratch(ops, shape.base)
+    if not root.used or not shape.place.kept:
+        overlay.scratch(ops, shape.place.base)
     if root.gives:
         ops.give(first_fd + root.joins, "/proc/self/ns/mnt")
         ops.unshare(CLONE_NEWNS)
-    if root.used and shape.kept:
+    if root.used and shape.place.kept:
         for name in ("work", "cgroup", "files"):
-            ops.remove_tree(shape.base, name)
+            ops.remove_tree(shape.place.base, name)
 
 
 def _layered_root(ops: Ops, shape: Shape, root: Root) -> None:
@@ -228,7 +233,7 @@ def _layered_root(ops: Ops, shape: Shape, root: Root) -> None:
         root.lower,
         root.upper,
         root.work,
-        base=shape.base,
+        base=shape.place.base,
         flags=shape.root_flags,
         userxattr=shape.rootless,
     )
@@ -239,8 +244,8 @@ def _host_root(ops: Ops, shape: Shape) -> None:
     overlay.host_root(
         ops,
         shape.host,
-        base=shape.base,
-        below=shape.below,
+        base=shape.place.base,
+        below=shape.place.below,
         flags=shape.root_flags,
         userxattr=shape.rootless,
     )
@@ -321,7 +326,7 @@ def _template(shape: Shape) -> _Template:
     trees = _open_trees(before, shape, first)
     # Only now: what a bind shares with the host's mounts, it has from the tree it was copied from.
     before.propagation(MS_PRIVATE)
-    overlay.furnish(within, shape.base, [*_cgroup_directories(shape), *_more_directories(shape)])
+    overlay.furnish(within, shape.place.base, [*_cgroup_directories(shape), *_more_directories(shape)])
     _make_files(within, shape, trees)
     if shape.host is not None:
         _host_root(after, shape)
@@ -332,7 +337,7 @@ def _template(shape: Shape) -> _Template:
     for name, value in shape.sysctls:
         after.sysctl(name, value)
     for path in shape.masked:
-        after.mask(path, overlay.empty_at(shape.base))
+        after.mask(path, overlay.empty_at(shape.place.base))
     for path in shape.readonly:
         after.readonly(path)
     after.pivot()
@@ -405,7 +410,7 @@ def _make_files(ops: Ops, shape: Shape, trees: _Trees) -> None:
     for slot, file in zip(trees.mounts, bound, strict=True):
         if isinstance(file, FileMount):
             ops.make_file(_file(slot), file.content, file.mode, uid=file.uid, gid=file.gid)
-            ops.open_tree(slot, f"{shape.base}/{_file(slot)}", how=0)
+            ops.open_tree(slot, f"{shape.place.base}/{_file(slot)}", how=0)
     for path, target in shape.cgroup_links:
         ops.make_link("cgroup" + path.removeprefix(_CGROUP), target)
 
@@ -415,7 +420,7 @@ _CGROUP = "/sys/fs/cgroup"
 
 def _more_directories(shape: Shape) -> list[str]:
     files = any(isinstance(mount, FileMount) for mount in shape.mounts)
-    return (["files"] if files else []) + ([overlay.NEXT] if shape.kept else [])
+    return (["files"] if files else []) + ([overlay.NEXT] if shape.place.kept else [])
 
 
 def _file(slot: int) -> str:
@@ -450,7 +455,9 @@ def _default_mounts(ops: Ops, shape: Shape, trees: _Trees) -> None:
         if mount.destination == "/sys" and trees.sysfs is not None:
             ops.bind(trees.sysfs, "/sys", flags, propagation=MS_PRIVATE)
             # It brings the host's control groups along, which stay out of sight.
-            overlay.bind_from_scratch(ops, shape.base, "empty", _CGROUP, MS_RDONLY | MS_NOSUID, how=OPTIONAL)
+            overlay.bind_from_scratch(
+                ops, shape.place.base, "empty", _CGROUP, MS_RDONLY | MS_NOSUID, how=OPTIONAL
+            )
             continue
         if mount.fstype == "cgroup":
             _cgroup_mounts(ops, shape)
@@ -488,7 +495,7 @@ def _cgroup_mounts(ops: Ops, shape: Shape) -> None:
     ops.unshare(CLONE_NEWCGROUP)
     for mount in shape.cgroup_mounts:
         if mount.fstype == "tmpfs":
-            overlay.bind_from_scratch(ops, shape.base, "cgroup", mount.destination, flags)
+            overlay.bind_from_scratch(ops, shape.place.base, "cgroup", mount.destination, flags)
         else:
             ops.mount(mount.destination, mount.fstype, flags, mount.data, how=NO_SYMLINKS)
 

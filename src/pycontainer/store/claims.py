@@ -15,7 +15,6 @@ import attrs
 
 from pycontainer.blobs.failures import store_errors
 from pycontainer.blobs.locks import Lock, try_lock
-from pycontainer.errors import StoreError
 
 
 def claim(parent: str) -> Lock:

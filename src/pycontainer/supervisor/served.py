@@ -87,6 +87,11 @@ class Served:
             self.close()
             raise
 
+    @property
+    def ended(self) -> bool:
+        """Whether nobody answers any more."""
+        return self._job.final is not None or self._job.lost or self._socket.fileno() < 0
+
     def close(self) -> None:
         """Ends the child; waits until it is gone, and with it what it held of the root."""
         self._socket.close()
