@@ -56,7 +56,7 @@ class Stored:
 
 @attrs.define
 class Upload:
-    """An upload under way; `state` must be in every request to it, as its Location has it."""
+    """An upload under way; `state` must be in every request to it, as its last Location has it."""
 
     data: bytearray = attrs.field(factory=bytearray)
     state: str = attrs.field(factory=lambda: secrets.token_hex(8))
@@ -83,7 +83,7 @@ class FaultRegistry(Service):
     `deletes`, `mounts`, `single_post` (POST with ?digest=), `chunks` (PATCH), `referrers_api`,
     `catalog`: whether it can; `relative_locations`; `page`: most entries of a list at once;
     `min_chunk`: said as OCI-Chunk-Min-Length, and a smaller PATCH refused;
-    `rolling_state`: each answer of an upload has a new Location, and an old one cancels the upload;
+    `rolling_state`: only the newest Location of an upload is known, as with docker-registry;
     `checks_references`: manifests are refused while their blobs are missing.
     """
 
@@ -371,10 +371,8 @@ class FaultRegistry(Service):
         upload = self._known(name).uploads.get(number)
         if upload is None:
             raise Refused(404, "BLOB_UPLOAD_UNKNOWN")
-        if request.query.get("_state") != upload.state:
-            if self.rolling_state:
-                del self._known(name).uploads[number]
-            raise Refused(400, "BLOB_UPLOAD_INVALID", "the Location that was given is another")
+        if request.query.get("_state") != self._state(upload):
+            raise Refused(404, "BLOB_UPLOAD_INVALID", "the Location that was given is another")
         if request.method == "GET":
             return self._progress(204, name, number, upload)
         if request.method == "DELETE":
@@ -432,13 +430,14 @@ class FaultRegistry(Service):
         return path if self.relative_locations else self.url + path
 
     def _upload_place(self, name: str, number: str, upload: Upload) -> str:
-        return self._place(f"/v2/{name}/blobs/uploads/{number}?_state={upload.state}")
+        return self._place(f"/v2/{name}/blobs/uploads/{number}?_state={self._state(upload)}")
+
+    def _state(self, upload: Upload) -> str:
+        return upload.state + (f".{len(upload.data)}" if self.rolling_state else "")
 
     def _progress(
         self, status: int, name: str, number: str, upload: Upload, more: dict[str, str] | None = None
     ) -> Reply:
-        if self.rolling_state:
-            upload.state = secrets.token_hex(8)
         place = self._upload_place(name, number, upload)
         return Reply(
             status, {"Location": place, "Range": _range(upload), "Docker-Upload-UUID": number, **(more or {})}

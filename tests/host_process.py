@@ -140,7 +140,7 @@ class Traces:
     def left(self, *, hosts: bool = False) -> list[str]:
         found = [f"process {pid} {name(pid)}" for pid, born in self.processes if started(pid) == born]
         found += [f"control group {path}" for path in self.cgroups()]
-        for part in ("containers", "staging", *(["hosts"] if hosts else [])):
+        for part in ("containers", "mounts", "staging", *(["hosts"] if hosts else [])):
             if (self.store / part).is_dir():
                 found += [str(self.store / part / entry) for entry in os.listdir(self.store / part)]
         found += [f"mount {point}" for point in mounts() - self.mounts if point.startswith(str(self.store))]

@@ -89,3 +89,29 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 200 * 1024  # KiB
+
+
+@pytest.mark.parametrize("size", [1, 13, 1 << 20])
+def test_zstd_frames_of_all_kinds(size: int) -> None:
+    """With and without sizes and checksums, and frames to be skipped, as zstd:chunked layers have them."""
+    content = os.urandom(300_000) + bytes(2_000_000 if size > 1 else 200_000)
+    skipped = b"\x51\x2a\x4d\x18" + (1000).to_bytes(4, "little") + os.urandom(1000)
+    for checksum in (False, True):
+        for known in (False, True):
+            packer = zstandard.ZstdCompressor(
+                write_checksum=checksum, write_content_size=known, level=19 if known else 1
+            )
+            packed = packer.compress(content)
+            assert unpacked(packed + skipped + packed + skipped, size) == content + content
+            with pytest.raises(InvalidImage, match="cut short"):
+                unpacked(packed + skipped[:-1], size)
+
+
+def test_zstd_gives_little_at_a_time() -> None:
+    """A terabyte of zeros is a few kilobytes."""
+    packed = zstandard.compress(bytes(64 << 20))
+    form, chunks = peek(iter([packed]))
+    assert len(packed) < 8192 and max(map(len, decompress(chunks, form))) <= 1 << 20
+    # A block that says more than it may is refused, not believed.
+    with pytest.raises(InvalidImage, match="zstd data is"):
+        unpacked(packed[:10] + b"\xff\xff\xff" + packed[13:])

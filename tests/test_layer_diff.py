@@ -10,20 +10,23 @@ import socket
 import struct
 import subprocess
 import tarfile
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from conftest import need
+from ordinary_user import OrdinaryUser
 from pycontainer.errors import ImageError, InvalidImage
-from pycontainer.layer.diff import Ownership, TreeReader
+from pycontainer.layer.diff import Ownership, of_directory
 
 ROOT = os.geteuid() == 0
 
 
 def stream(path: Path, *, clamp: int | None = None, ownership: Ownership | None = None) -> bytes:
-    return b"".join(TreeReader(str(path), ownership=ownership or Ownership.of_caller(), clamp=clamp).chunks())
+    return b"".join(
+        of_directory(str(path), ownership=ownership or Ownership.of_caller(), clamp=clamp).chunks()
+    )
 
 
 def members(data: bytes) -> dict[str, tarfile.TarInfo]:
@@ -108,8 +111,11 @@ def test_own_ids_become_root(tmp_path: Path) -> None:
     uid, gid = os.getuid(), os.getgid()
     member = members(stream(tmp_path / "tree", ownership=Ownership(uid, gid)))["file"]
     assert (member.uid, member.gid) == (0, 0)
-    member = members(stream(tmp_path / "tree", ownership=Ownership()))["file"]
-    assert (member.uid, member.gid) == (uid, gid)
+    if ROOT:
+        os.chown(tmp_path / "tree" / "file", 6, 7)
+        for ownership, ids in ((Ownership(6, 7), (0, 0)), (Ownership(7, 6), (6, 7)), (Ownership(), (6, 7))):
+            member = members(stream(tmp_path / "tree", ownership=ownership))["file"]
+            assert (member.uid, member.gid) == ids
 
 
 @pytest.mark.skipif(not ROOT, reason="chown and mknod are root's")
@@ -158,18 +164,35 @@ def test_times_are_clamped(tmp_path: Path) -> None:
     os.utime(tree / "b", (0, -5))
     assert members(stream(tree, clamp=1000))["a"].mtime == 1000
     assert members(stream(tree, clamp=1000))["b"].mtime == -5
-    reader = TreeReader(str(tree), ownership=Ownership(), clamp=None)
-    list(reader.chunks())
-    assert reader.newest == 1_500_000_000
+    tar = of_directory(str(tree), ownership=Ownership())
+    list(tar.chunks())
+    assert tar.newest == 1_500_000_000
+    tar = of_directory(str(tree), ownership=Ownership(), clamp=1000)
+    list(tar.chunks())
+    assert tar.newest == 1000
+
+
+def test_an_empty_directory(tmp_path: Path) -> None:
+    tar = of_directory(str(tmp_path), ownership=Ownership())
+    assert b"".join(tar.chunks()) == bytes(10240)
+    assert tar.newest is None
+
+
+def begun(tree: Path) -> Generator[bytes, None, None]:
+    """The stream of a tree after its first piece. A first file in it is longer than what the pipe and
+    both its ends hold: what is sorted after that has not been looked at, only listed."""
+    with (tree / "0").open("wb") as file:
+        file.truncate(16 << 20)
+    chunks = of_directory(str(tree), ownership=Ownership()).chunks()
+    next(chunks)
+    return chunks
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "rewrite"])
 def test_a_file_that_changes_meanwhile(tmp_path: Path, change: str) -> None:
-    file = tmp_path / "tree" / "big"
+    file = tmp_path / "tree" / "0"
     file.parent.mkdir()
-    file.write_bytes(b"x" * 3_000_000)
-    chunks = TreeReader(str(file.parent), ownership=Ownership()).chunks()
-    next(chunks)
+    chunks = begun(file.parent)
     if change == "grow":
         with file.open("ab") as out:
             out.write(b"y")
@@ -177,35 +200,95 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path, change: str) -> None:
         os.truncate(file, 10)
     else:
         os.utime(file)
-    with pytest.raises(ImageError, match="big: changed while"):
+    with pytest.raises(ImageError, match="/0: changed while"):
         list(chunks)
 
 
 def test_a_file_that_vanishes(tmp_path: Path) -> None:
     plain_tree(tmp_path / "tree", NAMES)
-    chunks = TreeReader(str(tmp_path / "tree"), ownership=Ownership()).chunks()
-    next(chunks)
+    chunks = begun(tmp_path / "tree")
     (tmp_path / "tree" / "b").unlink()
     with pytest.raises(ImageError, match="/b: vanished"):
         list(chunks)
 
 
-def test_a_swapped_directory_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["dir", "b"])
+def test_what_is_swapped_for_a_link_is_not_followed(tmp_path: Path, name: str) -> None:
     plain_tree(tmp_path / "tree", NAMES)
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "c").write_text("secret")
-    real = os.stat
+    chunks = begun(tmp_path / "tree")
+    os.rename(tmp_path / "tree" / name, tmp_path / "away")
+    os.symlink(tmp_path / "secret", tmp_path / "tree" / name)
+    with pytest.raises(ImageError, match=rf"{name}: cannot be read: (ELOOP|ENOTDIR)"):
+        list(chunks)
 
-    def swap(name: bytes, **options: Any) -> os.stat_result:
-        status = real(name, **options)
-        if name == b"dir":
-            os.rename(tmp_path / "tree" / "dir", tmp_path / "away")
-            os.symlink(tmp_path / "secret", tmp_path / "tree" / "dir")
-        return status
 
-    monkeypatch.setattr(os, "stat", swap)
-    with pytest.raises(ImageError, match=r"dir: cannot be read: (ELOOP|ENOTDIR)"):
-        stream(tmp_path / "tree")
+@pytest.mark.parametrize("kind", ["fifo", "directory", "socket"])
+def test_a_file_that_becomes_something_else(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody waits for a writer of the FIFO."""
+    plain_tree(tmp_path / "tree", NAMES)
+    chunks = begun(tmp_path / "tree")
+    file = tmp_path / "tree" / "b"
+    file.unlink()
+    if kind == "fifo":
+        os.mkfifo(file)
+    elif kind == "directory":
+        file.mkdir()
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            monkeypatch.chdir(file.parent)
+            server.bind("b")
+    with pytest.raises(ImageError, match=r"/b: (changed while|cannot be read: ENXIO)"):
+        list(chunks)
+
+
+def test_a_directory_that_moves_is_not_left(tmp_path: Path) -> None:
+    """It is read to its end, and then its parent goes on where that is, not where `..` leads."""
+    tree = tmp_path / "tree"
+    (tree / "dir").mkdir(parents=True)
+    (tree / "z").write_text("last")
+    with (tree / "dir" / "big").open("wb") as file:
+        file.truncate(16 << 20)
+    chunks = of_directory(str(tree), ownership=Ownership()).chunks()
+    data = next(chunks)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "z").write_text("secret")
+    os.rename(tree / "dir", tmp_path / "elsewhere" / "dir")
+    found = members(data + b"".join(chunks))
+    assert list(found) == ["dir", "dir/big", "z"]
+    assert found["z"].size == len("last")
+
+
+def test_a_reader_that_stops(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    before = sorted(os.listdir("/proc/self/fd"))
+    chunks = begun(tmp_path / "tree")
+    chunks.close()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_forked_child_does_not_keep_the_stream_open(tmp_path: Path) -> None:
+    """It has a copy of the pipe's other end, when it is forked in the midst of the start."""
+    copies: list[int] = []
+    real = os.close
+
+    def close(fd: int) -> None:
+        if os.path.realpath(f"/proc/self/fd/{fd}").rpartition("/")[2].startswith("pipe:"):
+            copies.append(os.dup(fd))
+        real(fd)
+
+    (tmp_path / "file").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "close", close)
+        chunks = of_directory(str(tmp_path), ownership=Ownership()).chunks()
+        first = next(chunks)
+    assert copies
+    assert len(first + b"".join(chunks)) == 10240
+    for copy in copies:
+        real(copy)
 
 
 def test_what_a_layer_cannot_hold(tmp_path: Path) -> None:
@@ -235,3 +318,42 @@ def test_deep_trees(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     assert len(members(stream(tree))) == 400
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_path_that_no_reader_takes(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 255, dir_fd=fd)
+        below = os.open("d" * 255, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    with pytest.raises(InvalidImage, match="d: its path or its attributes are longer"):
+        stream(tmp_path)
+    subprocess.run(["rm", "-r", *tmp_path.iterdir()], check=True)
+
+
+@pytest.mark.rootless
+def test_an_ordinary_users_tree(as_user: OrdinaryUser, tmp_path: Path) -> None:
+    """Gives the bytes that root's does; so do files of the machine's root in it."""
+    plain_tree(tmp_path / "tree", NAMES)
+    expected = hashlib.sha256(stream(tmp_path / "tree")).hexdigest()
+    shared = as_user.base / "shared"
+    plain_tree(shared, NAMES)
+    as_user(
+        f"""
+        import hashlib, os, shutil
+        from pycontainer.layer.diff import Ownership, of_directory
+        def digest(path):
+            chunks = of_directory(path, ownership=Ownership.of_caller()).chunks()
+            return hashlib.sha256(b"".join(chunks)).hexdigest()
+        shutil.copytree({str(shared)!r}, "own", symlinks=True)
+        os.unlink("own/dir/hard")
+        os.link("own/a", "own/dir/hard")
+        for name in ("own/a", "own/dir"):
+            os.utime(name, ns=(0, os.stat("own/b").st_mtime_ns))
+        assert os.stat("own/a").st_uid == os.getuid() != 0
+        assert digest("own") == {expected!r}
+        assert digest({str(shared)!r}) == {expected!r}
+        """
+    )

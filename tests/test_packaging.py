@@ -115,7 +115,7 @@ def test_wheel_metadata(archives: dict[str, Path]) -> None:
     assert "License-Expression: Apache-2.0\n" in metadata
     assert "Requires-Python: >=3.10\n" in metadata
     required = set(re.findall(r"^Requires-Dist: ([\w-]+)(?!.*extra ==)", metadata, re.MULTILINE))
-    assert required == {"attrs", "cffi", "requests", "zstandard", "isal"}
+    assert required == {"attrs", "cffi", "isal", "requests", "rich", "tomli", "urllib3", "zstandard"}
 
 
 def test_supervisor_in_the_wheel_is_a_static_program(archives: dict[str, Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 /* Directories that a layer implied take the look that the layers below give them. */
 #define _GNU_SOURCE
+#include "beneath.h"
 #include "layer_notes.h"
 #include "tar.h"
 
@@ -12,12 +13,19 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-/* Directories opened in all. Names thousands of levels deep in hundreds of layers would take hours;
- * this is enough for ten thousand of three levels in all of 500 layers. */
-#define STEPS (1u << 24)
+/* Directories looked up in all. Names thousands of levels deep in hundreds of layers would take hours
+ * otherwise; others never come near it. */
+#define STEPS (1u << 22)
 
 #define XATTR_NAMES 4096u
 #define XATTR_VALUE 65536u
+
+/* A directory of the layer itself; covered: it or one above it is opaque, so that nothing of the
+ * layers below shows in it. */
+struct known {
+    char path[PCTR_TAR_PATH];
+    bool covered;
+};
 
 struct adoption {
     int root_fd;
@@ -26,6 +34,9 @@ struct adoption {
     uint32_t steps;
     struct pctr_layer_error *error;
     char path[PCTR_TAR_PATH];
+    struct known parent;       /* parents come ahead of their children in the notes: */
+    struct known last;         /* mostly one of these two is the next one's parent */
+    char fresh[PCTR_TAR_PATH]; /* the last one that no layer below has, nor anything beneath it */
     char value[XATTR_VALUE];
 };
 
@@ -59,78 +70,48 @@ is_opaque(const struct adoption *all, int fd)
     return fgetxattr(fd, name, &value, 1) == 1 && value == 'y';
 }
 
-enum found {
-    FOUND,
-    MISSING, /* only the layers below may have it */
-    HIDDEN,  /* this layer sees to it that there is none */
-    FAILED,
-};
-
-struct way {
-    int fd;       /* the directory, where it was found */
-    bool covered; /* an opaque directory lies above it: nothing of the layers below shows */
-};
-
-static enum found
-not_there(struct adoption *all, const struct way *way)
+static int
+count(struct adoption *all)
 {
-    switch (errno) {
-    case ENOENT:
-        return way->covered ? HIDDEN : MISSING;
-    case ENOTDIR: /* a whiteout, too */
-    case ELOOP:
-        return HIDDEN;
-    default:
-        fail_errno(all, "opening an implied directory");
-        return FAILED;
-    }
+    return ++all->steps > STEPS ? fail(all, PCTR_LAYER_TOO_MANY, 0, "implied directories") : 0;
 }
 
-/* Goes from way->fd, which is the caller's unless it is `start`, to its child directory. */
-static enum found
-step(struct adoption *all, int start, struct way *way, const char *name)
+static bool
+is_absent(int err)
 {
-    if (++all->steps > STEPS) {
-        fail(all, PCTR_LAYER_TOO_MANY, 0, "implied directories");
-        return FAILED;
-    }
-    way->covered = way->covered || (way->fd != start && is_opaque(all, way->fd));
-    int next = openat(way->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (next < 0) {
-        return not_there(all, way);
-    }
-    if (way->fd != start) {
-        close(way->fd);
-    }
-    way->fd = next;
-    return FOUND;
+    return err == ENOENT || err == ENOTDIR || err == ELOOP;
 }
 
-/* Opens all->path in one layer, through no links. */
-static enum found
-find(struct adoption *all, int layer_fd, struct way *way)
+/* Whether the directory `path` of one layer, or as much of it as is there, or one above that, is
+ * opaque: 1, 0, or -1. */
+static int
+is_covered(struct adoption *all, int layer_fd, const char *path)
 {
     char name[NAME_MAX + 1];
-    const char *at = all->path;
-    enum found found = FOUND;
-    way->fd = layer_fd;
-    way->covered = false;
-    do {
-        size_t length = strcspn(at, "/");
+    int fd = dup(layer_fd),
+        covered = fd < 0 ? fail_errno(all, "looking for opaque directories") : 0;
+    while (covered == 0 && *path != '\0') {
+        size_t length = strcspn(path, "/");
         if (length == 0 || length > NAME_MAX) {
-            fail(all, PCTR_LAYER_INVALID, EINVAL, "the notes");
-            found = FAILED;
+            covered = fail(all, PCTR_LAYER_INVALID, EINVAL, "the notes");
             break;
         }
-        memcpy(name, at, length);
+        memcpy(name, path, length);
         name[length] = '\0';
-        at += length + (at[length] == '/' ? 1 : 0);
-        found = step(all, layer_fd, way, name);
-    } while (found == FOUND && *at != '\0');
-    if (found != FOUND && way->fd != layer_fd) {
-        close(way->fd);
+        path += length + (path[length] == '/' ? 1 : 0);
+        int next = openat(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (next < 0) {
+            covered = is_absent(errno) ? 0 : fail_errno(all, "looking for opaque directories");
+            break;
+        }
+        close(fd);
+        fd = next;
+        covered = count(all) < 0 ? -1 : is_opaque(all, fd);
     }
-    return found;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return covered;
 }
 
 static int
@@ -174,43 +155,107 @@ copy_look(struct adoption *all, int from, int to)
     return 0;
 }
 
-/* Looks the directory up in the layers below, from the uppermost on. */
+static bool
+is_beneath(const char *path, const char *above)
+{
+    size_t length = strlen(above);
+    return length > 0 && strncmp(path, above, length) == 0 && path[length] == '/';
+}
+
+/* The directory of that name in the uppermost layer below that has it: a descriptor, -1, or -2
+ * where there is none. */
+static int
+find_lower(struct adoption *all)
+{
+    for (uint32_t i = 0; i < all->lower->count; i++) {
+        int fd = pctr_open_dir_beneath(all->lower->fds[i], all->path);
+        if (fd >= 0) {
+            return fd;
+        }
+        if (!is_absent(errno)) {
+            return fail_errno(all, "opening a directory of a layer below");
+        }
+        if (errno != ENOENT) {
+            return -2; /* a whiteout, link or file hides what lies below it */
+        }
+        int covered = count(all) < 0 ? -1 : is_covered(all, all->lower->fds[i], all->path);
+        if (covered != 0) {
+            return covered < 0 ? -1 : -2;
+        }
+    }
+    return -2;
+}
+
 static int
 adopt_from_lower(struct adoption *all, int fd)
 {
-    for (uint32_t i = 0; i < all->lower->count; i++) {
-        struct way way;
-        enum found found = find(all, all->lower->fds[i], &way);
-        if (found == MISSING) {
-            continue;
+    int from = find_lower(all);
+    if (from < 0) {
+        if (from == -2) {
+            strcpy(all->fresh, all->path);
         }
-        if (found != FOUND) {
-            return found == FAILED ? -1 : 0;
-        }
-        int status = copy_look(all, way.fd, fd);
-        close(way.fd);
-        return status;
+        return from == -2 ? 0 : -1;
     }
+    int status = copy_look(all, from, fd);
+    close(from);
+    return status;
+}
+
+/* Sees to it that all->parent is the parent of all->path. */
+static int
+know_parent(struct adoption *all)
+{
+    char path[PCTR_TAR_PATH];
+    strcpy(path, all->path);
+    char *slash = strrchr(path, '/');
+    *(slash != NULL ? slash : path) = '\0';
+    if (strcmp(path, all->parent.path) == 0) {
+        return 0;
+    }
+    if (strcmp(path, all->last.path) == 0) {
+        all->parent = all->last;
+        return 0;
+    }
+    int covered = is_covered(all, all->root_fd, path);
+    if (covered < 0) {
+        return -1;
+    }
+    strcpy(all->parent.path, path);
+    all->parent.covered = covered != 0;
     return 0;
 }
 
-/* The mark tells whether it is implied still: it may have got an entry of its own afterwards. */
+static int
+adopt_into(struct adoption *all, int fd)
+{
+    if (know_parent(all) < 0) {
+        return -1;
+    }
+    strcpy(all->last.path, all->path);
+    all->last.covered = all->parent.covered || is_opaque(all, fd);
+    /* The mark tells whether it is implied still: it may have got an entry of its own afterwards. */
+    if (fremovexattr(fd, pctr_layer_mark(all->flags)) < 0) {
+        return errno == ENODATA || errno == ENOTSUP ? 0 : fail_errno(all, "removing the mark");
+    }
+    if (all->parent.covered || is_beneath(all->path, all->fresh)) {
+        return 0;
+    }
+    return adopt_from_lower(all, fd);
+}
+
 static int
 adopt_one(struct adoption *all)
 {
-    struct way way;
-    enum found found = find(all, all->root_fd, &way);
-    if (found != FOUND) {
-        return found == FAILED ? -1 : 0; /* replaced by something else */
+    if (all->path[0] == '\0') {
+        return fail(all, PCTR_LAYER_INVALID, EINVAL, "the notes");
     }
-    int status = 0;
-    if (fremovexattr(way.fd, pctr_layer_mark(all->flags)) == 0) {
-        status = way.covered ? 0 : adopt_from_lower(all, way.fd);
+    int fd = pctr_open_dir_beneath(all->root_fd, all->path);
+    if (fd < 0) {
+        /* Something else may have replaced it. */
+        return is_absent(errno) ? 0 : fail_errno(all, "opening an implied directory");
     }
-    else if (errno != ENODATA && errno != ENOTSUP) {
-        status = fail_errno(all, "removing the mark");
-    }
-    close(way.fd);
+    int status = adopt_into(all, fd);
+    close(fd);
     return status;
 }
 
@@ -246,7 +291,8 @@ pctr_layer_adopt(int notes_fd, int root_fd, const struct pctr_layer_lower *lower
     all.flags = flags;
     all.steps = 0;
     all.error = error;
-    all.path[0] = '\0';
+    all.path[0] = all.fresh[0] = '\0';
+    all.parent = all.last = (struct known){.covered = false};
     int copy = fcntl(notes_fd, F_DUPFD_CLOEXEC, 0);
     FILE *notes = copy < 0 ? NULL : fdopen(copy, "r");
     if (notes == NULL) {

@@ -41,7 +41,8 @@ pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_join_fd, pctr_op_give, pctr_op
     pctr_op_keyring, pctr_op_hostname, pctr_op_sysctl;
 /* ops_mount.c */
 pctr_op_fn pctr_op_propagation, pctr_op_root, pctr_op_mount, pctr_op_bind, pctr_op_mask,
-    pctr_op_readonly, pctr_op_remount, pctr_op_pivot, pctr_op_enter, pctr_op_open_tree;
+    pctr_op_readonly, pctr_op_remount, pctr_op_pivot, pctr_op_enter, pctr_op_open_tree,
+    pctr_op_unmount;
 /* ops_overlay.c */
 pctr_op_fn pctr_op_overlay;
 /* ops_file.c: files beneath the root */
@@ -49,9 +50,9 @@ pctr_op_fn pctr_op_make_dir, pctr_op_make_file, pctr_op_make_link, pctr_op_make_
 /* ops_terminal.c */
 pctr_op_fn pctr_op_tty, pctr_op_setsid;
 /* ops_process.c */
-pctr_op_fn pctr_op_fd, pctr_op_rlimit, pctr_op_umask, pctr_op_bounding, pctr_op_groups, pctr_op_ids,
-    pctr_op_chdir, pctr_op_caps, pctr_op_no_new_privs, pctr_op_seccomp, pctr_op_lifeline,
-    pctr_op_exec;
+pctr_op_fn pctr_op_stay, pctr_op_fd, pctr_op_rlimit, pctr_op_umask, pctr_op_bounding,
+    pctr_op_groups, pctr_op_ids, pctr_op_chdir, pctr_op_caps, pctr_op_no_new_privs, pctr_op_seccomp,
+    pctr_op_lifeline, pctr_op_exec;
 
 /* Sends what CGROUP_OPEN has opened in the supervisor to the child that waits for it on the other
  * end of `report`; -1: only closes it.  0 or -errno. */

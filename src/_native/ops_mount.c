@@ -302,3 +302,11 @@ pctr_op_pivot(struct pctr_context *context, const struct pctr_op *op)
     }
     return pctr_op_enter(context, op);
 }
+
+int
+pctr_op_unmount(struct pctr_context *context, const struct pctr_op *op)
+{
+    int result = pctr_result(umount2(pctr_text(context, op->s1), MNT_DETACH | UMOUNT_NOFOLLOW));
+
+    return result == -EINVAL || result == -ENOENT ? 0 : result;
+}

@@ -204,3 +204,18 @@ pctr_op_exec(struct pctr_context *context, const struct pctr_op *op)
     pctr_copy_text(context->record->detail, sizeof context->record->detail, argv[0]);
     return -worst;
 }
+
+int
+pctr_op_stay(struct pctr_context *context, const struct pctr_op *op)
+{
+    struct pctr_record news = {.kind = PCTR_RECORD_STARTED, .started_ns = pctr_now_ns()};
+
+    (void)op;
+    int error = pctr_send_fds(context->report, &news, sizeof news, NULL, 0, 0);
+    if (error < 0) {
+        return error;
+    }
+    for (;;) {
+        (void)pause();
+    }
+}

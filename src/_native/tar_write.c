@@ -3,17 +3,16 @@
 
 #include "hardlinks.h"
 #include "names.h"
+#include "tar_attributes.h"
 #include "tar_head.h"
 #include "util.h"
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #define DEPTH (PCTR_TAR_PATH / 2 + 1) /* more levels make no path that readers take */
@@ -40,7 +39,6 @@ struct writer {
     struct pctr_hardlinks links;
     size_t depth;             /* levels in use */
     char path[PCTR_TAR_PATH]; /* of the current entry */
-    char value[XATTR_SIZE_MAX];
     struct level levels[DEPTH];
     struct pctr_tar_records records;
     struct pctr_tar_out out;
@@ -159,105 +157,17 @@ put_whiteout(struct writer *writer)
     return writer->out.err != 0 ? fail_output(writer) : fail(writer, PCTR_TAR_WRITE_TOO_LONG, 0);
 }
 
-/* The attributes that belong to a file's content; what is the machine's or overlay's own stays. */
-static bool
-travels(const char *name)
-{
-    if (strncmp(name, "user.", 5) == 0) {
-        return strncmp(name, "user.overlay.", 13) != 0;
-    }
-    return strcmp(name, "security.capability") == 0;
-}
-
-/* Looks at an attribute that may be overlay's: 0 or -1. */
+/* Begins the records with the file's attributes; *opaque tells of overlay's mark. */
 static int
-judge_mark(struct writer *writer, int fd, const char *name, bool *opaque)
+take_attributes(struct writer *writer, int fd, bool *opaque)
 {
-    bool user = (writer->options->flags & PCTR_TAR_WRITE_USERXATTR) != 0;
-    const char *prefix = user ? "user.overlay." : "trusted.overlay.";
-    char value = '\0';
+    enum pctr_tar_write_code code =
+        pctr_tar_attributes(fd, writer->options->flags, &writer->records, opaque);
 
-    if (strncmp(name, prefix, strlen(prefix)) != 0) {
+    if (code == PCTR_TAR_WRITE_OK) {
         return 0;
     }
-    const char *mark = name + strlen(prefix);
-    if (strcmp(mark, "redirect") == 0 || strcmp(mark, "metacopy") == 0 ||
-        strcmp(mark, "whiteout") == 0) {
-        return fail(writer, PCTR_TAR_WRITE_PARTIAL, 0);
-    }
-    if (strcmp(mark, "opaque") != 0) {
-        return 0;
-    }
-    /* ERANGE: overlay heeds a single byte only. */
-    if (fgetxattr(fd, name, &value, 1) < 0 && errno != ERANGE) {
-        return fail_read(writer);
-    }
-    *opaque = value == 'y';
-    /* "x" says that whiteouts in it are marked by attributes. */
-    return value == 'x' ? fail(writer, PCTR_TAR_WRITE_PARTIAL, 0) : 0;
-}
-
-static int
-compare(const void *left, const void *right)
-{
-    const char *const *a = left, *const *b = right;
-    return strcmp(*a, *b);
-}
-
-static int
-take_xattr(struct writer *writer, int fd, const char *name)
-{
-    ssize_t size = fgetxattr(fd, name, writer->value, sizeof(writer->value));
-
-    if (size < 0 && errno == EOVERFLOW && strcmp(name, "security.capability") == 0) {
-        /* It speaks of the root of a user namespace that is not ours: here, nobody has it. */
-        return 0;
-    }
-    if (size < 0) {
-        return fail_read(writer);
-    }
-    if (strchr(name, '=') != NULL) {
-        return fail(writer, PCTR_TAR_WRITE_ATTRIBUTE, 0);
-    }
-    if (pctr_tar_records_add(&writer->records, "SCHILY.xattr.", name, writer->value, (size_t)size) <
-        0) {
-        return fail(writer, PCTR_TAR_WRITE_TOO_LONG, 0);
-    }
-    return 0;
-}
-
-/* Begins the records with the file's attributes, sorted; *opaque tells of overlay's mark. */
-static int
-take_xattrs(struct writer *writer, int fd, bool *opaque)
-{
-    static char list[XATTR_LIST_MAX];
-    const char *names[PCTR_TAR_XATTRS];
-    size_t count = 0;
-    ssize_t size = flistxattr(fd, list, sizeof(list));
-
-    *opaque = false;
-    pctr_tar_records_clear(&writer->records);
-    if (size < 0) {
-        return errno == EOPNOTSUPP ? 0 : fail_read(writer);
-    }
-    for (const char *name = list; name < list + size; name += strlen(name) + 1) {
-        if (is_upper(writer) && judge_mark(writer, fd, name, opaque) < 0) {
-            return -1;
-        }
-        if (travels(name)) {
-            if (count == PCTR_TAR_XATTRS) {
-                return fail(writer, PCTR_TAR_WRITE_TOO_LONG, 0);
-            }
-            names[count++] = name;
-        }
-    }
-    qsort(names, count, sizeof(*names), compare);
-    for (size_t i = 0; i < count; i++) {
-        if (take_xattr(writer, fd, names[i]) < 0) {
-            return -1;
-        }
-    }
-    return 0;
+    return fail(writer, code, code == PCTR_TAR_WRITE_READ ? errno : 0);
 }
 
 /* Goes down into an open directory, which becomes the level's own. */
@@ -296,7 +206,7 @@ put_directory(struct writer *writer, const char *name)
         return -1;
     }
     struct pctr_tar_head head = look_of(writer, &status, PCTR_TAR_FLAG_DIRECTORY);
-    if (take_xattrs(writer, fd, &opaque) < 0 || put_head(writer, &head) < 0 ||
+    if (take_attributes(writer, fd, &opaque) < 0 || put_head(writer, &head) < 0 ||
         push(writer, &fd) < 0) {
         return -1;
     }
@@ -366,7 +276,7 @@ put_open_file(struct writer *writer, int fd, const struct stat *before)
         return put_head(writer, &head);
     }
     head.size = (uint64_t)before->st_size;
-    if (take_xattrs(writer, fd, &opaque) < 0 || put_head(writer, &head) < 0 ||
+    if (take_attributes(writer, fd, &opaque) < 0 || put_head(writer, &head) < 0 ||
         put_content(writer, fd, head.size) < 0) {
         return -1;
     }
@@ -446,7 +356,8 @@ put_entry(struct writer *writer, const char *name, unsigned char kind)
     }
     if (kind != DT_DIR && kind != DT_REG &&
         fstatat(top(writer)->fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0) {
-        return fail_read(writer);
+        bool merged = (writer->options->flags & PCTR_TAR_WRITE_MERGED) != 0;
+        return merged && kind == DT_CHR && errno == ENOENT ? 0 : fail_read(writer);
     }
     if (S_ISSOCK(status.st_mode)) {
         /* tar has no type for sockets, and one without its program means nothing. */

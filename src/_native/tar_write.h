@@ -25,6 +25,9 @@ enum pctr_tar_write_flags {
     PCTR_TAR_WRITE_USERXATTR = 1 << 1,
     /* Behind the archive: the latest time in it, an int64_t; INT64_MIN without any entry. */
     PCTR_TAR_WRITE_NEWEST = 1 << 2,
+    /* The tree is a mounted overlay. In a directory that only one layer has, overlay lists whiteouts
+     * of that layer, and then says that there is no such file: those are left out. */
+    PCTR_TAR_WRITE_MERGED = 1 << 3,
 };
 
 struct pctr_tar_write_options {

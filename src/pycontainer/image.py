@@ -302,7 +302,7 @@ class Image:
         reference = Reference.parse(name)
         assert reference.tag is not None
         tags = (reference.tag,)
-        with client_for(reference, auth) as (client, there), reporting(progress) as report:
+        with client_for(reference, auth, writing=True) as (client, there), reporting(progress) as report:
             return self._push_to(client, there, tags, compression=compression, report=report)
 
     def _push_to(
@@ -348,7 +348,7 @@ class Image:
 
         Raises ImageError where it cannot be written, NoSpace, and what unpacking raises.
         """
-        from pycontainer.snapshot.export import export
+        from pycontainer.archive.export import export
 
         root = self.rootfs()
         assert isinstance(root, LayeredRoot)
@@ -398,7 +398,7 @@ class Image:
 
         lease = assemble.unpack(self._store, self._manifest, self.config)
         chains = chain_ids(self.config.diff_ids)
-        lower = tuple(self._store.layers.tree(chain) for chain in reversed(chains))
+        lower = self._store.layers.stack(chains[-1]) if chains else ()
         if self._lease is not None:
             self._lease.release()
             self._lease = None

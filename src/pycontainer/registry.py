@@ -256,7 +256,7 @@ class BlobStream(io.RawIOBase):
         self._left = self._left[count:]
         return count
 
-    def __iter__(self) -> Iterator[bytes]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[bytes]:
         if self._left:
             yield bytes(self._left)
             self._left = memoryview(b"")

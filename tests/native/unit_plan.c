@@ -127,6 +127,10 @@ test_operations(void)
     REFUSED(ops[2].arg = DESCRIPTORS);
     REFUSED(ops[2].arg = -1);
     REFUSED(ops[2].arg = INT32_MIN);
+    REFUSED((ops[0].code = PCTR_OP_WRITE_TAR, ops[0].arg = DESCRIPTORS));
+    REFUSED((ops[0].code = PCTR_OP_WRITE_TAR, ops[0].arg = -1));
+    /* Without a path the directory is the descriptor that follows. */
+    REFUSED((ops[0].code = PCTR_OP_WRITE_TAR, ops[0].arg = DESCRIPTORS - 1, ops[0].s1 = 0));
     REFUSED((ops[0].code = PCTR_OP_BIND, ops[0].arg = PCTR_MAX_TREES));
     REFUSED((ops[0].code = PCTR_OP_OPEN_TREE, ops[0].arg = -1));
     REFUSED((ops[0].code = PCTR_OP_OVERLAY, ops[0].s2 = 1, ops[0].size = 0));

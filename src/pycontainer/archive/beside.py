@@ -17,13 +17,16 @@ MADE = ".pycontainer-"
 
 @contextmanager
 def writing_errors(path: str) -> Iterator[None]:
-    """Turns an OSError into NoSpace (ENOSPC, EDQUOT) or ImageError, naming `path`."""
+    """Turns what the system refuses into NoSpace (ENOSPC, EDQUOT) or ImageError, naming `path`."""
     try:
         yield
     except OSError as error:
         kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else ImageError
         name = errno.errorcode.get(error.errno or 0, str(error))
         raise kind(f"{path}: cannot be written: {name}") from error
+    except ValueError as error:
+        # A NUL in the path never gets as far as the kernel.
+        raise ImageError(f"{path!r}: cannot be written: {error}") from error
 
 
 class Replacing:

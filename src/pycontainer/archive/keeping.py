@@ -22,6 +22,7 @@ from pycontainer.oci.config import ImageConfig
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Manifest
+from pycontainer.store.compressed import CompressedLayers
 from pycontainer.store.store import Store
 
 # As which blob a docker-archive's layer is kept; what comes in another form is kept uncompressed.
@@ -141,6 +142,9 @@ class _Keeping:
             try:
                 descriptor = self._described(blob, form, expected)
                 blobs.place(staged, descriptor.digest)
+                if self._layer.descriptor is None and descriptor.digest == self._diff_id:
+                    # No manifest says that it must stay so: it is compressed when it is pushed.
+                    CompressedLayers(self._store).made(self._diff_id)
                 return lease, descriptor
             except BaseException:
                 lease.release()

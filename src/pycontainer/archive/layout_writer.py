@@ -50,6 +50,9 @@ def add_to_layout(blobs: Blobs, manifest: Manifest, names: Sequence[str], path: 
     Entries of `index.json` that give others one of `names` go; the rest stays as it is. Raises
     ImageError where `path` is something else or cannot be written, NoSpace, and StoreCorrupt.
     """
+    with writing_errors(path):
+        # Of a link to a directory that is missing, both making and opening would fail for ever.
+        path = os.path.realpath(path)
     with _locked(path) as made:
         layout = _Layout(path, made)
         try:

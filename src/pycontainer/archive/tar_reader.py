@@ -23,6 +23,7 @@ _ZEROS = bytes(_BLOCK)
 _MAX_MEMBERS = 100_000
 _MAX_NAMES = 16 << 20
 _MAX_EXTENDED = 64 << 10
+_NO_TAR = "is no tar archive"
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _RECORD = re.compile(rb"([1-9][0-9]{0,5}) ([^=\n]+)=")
 _NUMBER = re.compile(r"[0-9]{1,19}")
@@ -93,7 +94,7 @@ class TarFiles(Files):
     def _read(self, offset: int, size: int, end: int) -> bytes:
         if offset + size > end:
             if not offset:
-                raise InvalidImage(f"{self.name}: is no tar archive")
+                raise InvalidImage(f"{self.name}: {_NO_TAR}")
             raise InvalidImage(f"{self.name}: is cut short")
         try:
             data = os.pread(self._fd, size, offset)
@@ -106,8 +107,6 @@ class TarFiles(Files):
     def _header(self, block: bytes, offset: int) -> _Header:
         checksum = sum(block) - sum(block[148:156]) + 8 * ord(" ")
         if self._number(block[148:156], offset) != checksum:
-            if not offset:
-                raise InvalidImage(f"{self.name}: is no tar archive")
             raise self._damaged(offset, "has a header with a wrong checksum")
         name = _text(block[:100])
         # GNU's own format has times where the others have a name's beginning.
@@ -200,7 +199,10 @@ class TarFiles(Files):
         self._members[name] = found
 
     def _damaged(self, offset: int, what: str) -> InvalidImage:
-        return InvalidImage(f"{self.name}: {what} (at byte {offset})")
+        # What begins so was never meant to be one.
+        return InvalidImage(
+            f"{self.name}: {what} (at byte {offset})" if offset else f"{self.name}: {_NO_TAR}"
+        )
 
 
 def _text(raw: bytes) -> str:

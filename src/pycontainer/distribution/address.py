@@ -83,9 +83,9 @@ def onward(url: str, location: str) -> str:
         raise refused
     try:
         target = _split(urljoin(url, location))
-        source = _split(url)
-    except TransportError:
+    except (ValueError, TransportError):
         raise refused from None
+    source = _split(url)
     if target.scheme not in _PORTS or not target.hostname or target.username is not None:
         raise refused
     if (source.scheme, target.scheme) == ("https", "http"):

@@ -27,11 +27,10 @@ def paths(environ: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
     if named:
         yield named, True
         return
-    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.getuid()}"
-    yield (
-        os.path.join(runtime, "containers/auth.json" if environ.get("XDG_RUNTIME_DIR") else "auth.json"),
-        False,
-    )
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    # Without a session, as root's often is, podman keeps it where only root can have made a place for it.
+    session = os.path.join(runtime, "containers") if runtime else f"/run/containers/{os.getuid()}"
+    yield os.path.join(session, "auth.json"), False
     home = environ.get("HOME") or _home()
     config = environ.get("XDG_CONFIG_HOME") or (home and os.path.join(home, ".config"))
     if config:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from urllib.parse import quote
 
+import attrs
+
 from pycontainer.distribution import credentials, download, manifests, pages, upload
 from pycontainer.distribution.address import onward, safe_url
+from pycontainer.distribution.answers import ACCEPT, stated_digest
 from pycontainer.distribution.answers import Answer as Answer
-from pycontainer.distribution.answers import stated_digest
 from pycontainer.distribution.chunks import Content
 from pycontainer.distribution.credentials import Credential
 from pycontainer.distribution.patience import Patience
+from pycontainer.distribution.registries_conf import Mirror
 from pycontainer.distribution.reply import Reply
 from pycontainer.distribution.source import Source, pull
 from pycontainer.distribution.transport import Transport
@@ -34,8 +38,8 @@ class Client:
     directory of the authorities to trust; `cert` the client's certificate, or certificate and key;
     `timeout` how long, in seconds, a connection may stay silent. `auth`: a user's name and password, a
     Credential, False for anonymous, None for what the user's configuration files say. `mirrors` are
-    asked first for what is read: `host[:port][/prefix]` or the address of that; they never see the
-    registry's credentials.
+    asked first for what is read: `host[:port][/prefix]` or the address of that, or a `Mirror` of the
+    one repository that this client is for; they never see the registry's credentials.
     """
 
     def __init__(
@@ -47,7 +51,7 @@ class Client:
         verify: bool | str = True,
         cert: str | tuple[str, str] | None = None,
         timeout: float = 30.0,
-        mirrors: Sequence[str] = (),
+        mirrors: Sequence[str | Mirror] = (),
         patience: Patience = Patience(),  # noqa: B008 (it is frozen)
     ) -> None:
         if not timeout > 0:
@@ -60,9 +64,9 @@ class Client:
                 host, insecure=insecure, credential=known, tls=tls, timeout=timeout, patience=patience
             )
 
-        def connect_mirror(host: str, insecure: bool | None) -> Transport:
+        def connect_mirror(host: str, insecure: bool | None, verify: bool | str = verify) -> Transport:
             # Neither password nor certificate: both are the registry's.
-            known = credentials.find(host) if auth is None else None
+            known = None if auth is False else credentials.find(host)
             return connect(host, insecure, known, Tls(verify, None))
 
         self._transport = connect(registry, insecure, credential, Tls(verify, cert))
@@ -84,6 +88,14 @@ class Client:
         """Ends all connections; what other threads are waiting for fails with TransportError."""
         for source in [*self._mirrors, self._registry]:
             source.transport.close()
+
+    def branch(self) -> Client:
+        """The same client with connections of its own: closing it ends those, and no others."""
+        other = copy.copy(self)
+        other._transport = self._transport.branch()
+        other._registry = Source(other._transport)
+        other._mirrors = [attrs.evolve(one, transport=one.transport.branch()) for one in self._mirrors]
+        return other
 
     def ping(self) -> None:
         """Returns if a registry answers and, where it asks who we are, is content with that."""
@@ -110,6 +122,16 @@ class Client:
         DigestMismatch may ask once more, and a mirror that was to blame is left out then.
         """
         return download.blob(self._sources(), repository, descriptor)
+
+    def has_manifest(self, repository: str, reference: str, digest: Digest) -> bool:
+        """Whether the registry itself says that it has this manifest under a tag or digest."""
+        path = f"/v2/{repository}/manifests/{reference}"
+        try:
+            reply = self._transport.send("HEAD", path, scope=pull(repository), headers={"Accept": ACCEPT})
+        except NotFound:
+            return False
+        reply.close()
+        return stated_digest(reply.headers) == digest
 
     def has_blob(self, repository: str, digest: Digest) -> bool:
         """Whether the registry itself has the blob in this repository."""
@@ -261,12 +283,17 @@ def _credential(registry: str, auth: Authentication) -> Credential | None:
     raise InvalidOption("auth: must be (user, password), a Credential, False for anonymous, or None")
 
 
-def _mirror(text: str, connect: Callable[..., Transport], insecure: bool | None) -> Source:
-    """The mirror at `host[:port][/prefix]`, or at the address of that."""
+def _mirror(text: str | Mirror, connect: Callable[..., Transport], insecure: bool | None) -> Source:
+    """The mirror at `host[:port][/prefix]`, or at the address of that, or what is configured."""
+    if isinstance(text, Mirror):
+        host, _, repository = text.location.partition("/")
+        transport = connect(host, True, False) if text.insecure else connect(host, None)
+        return Source(transport, only=repository, mirror=True)
     scheme, separator, rest = text.rpartition("://")
     host, _, prefix = rest.strip("/").partition("/")
     if (separator and scheme not in ("http", "https")) or "@" in host or not host:
-        raise InvalidOption(f"mirrors: {safe_url(text)}: must be host[:port][/prefix] or its address")
+        shown = safe_url(text if separator else f"//{text}").removeprefix("//")
+        raise InvalidOption(f"mirrors: {shown!r}: must be host[:port][/prefix] or its address")
     if separator:
         insecure = scheme == "http"
     return Source(connect(host, insecure), f"{prefix}/" if prefix else "", mirror=True)

@@ -76,16 +76,18 @@ def _run(path: str, server: str, environ: Mapping[str, str]) -> tuple[int, bytes
             raise AuthError(f"{path}: cannot be run: {os.strerror(error.errno or 0)}") from None
     try:
         output = _read(process, deadline)
+        if output is not None and len(output) > MAX_OUTPUT:
+            raise AuthError(f"{path}: wrote more than the {MAX_OUTPUT} bytes that are read")
         status = None if output is None else _wait(process, deadline)
     finally:
         _end(process)
     if output is None or status is None:
-        raise AuthError(f"{path}: gave no answer of at most {MAX_OUTPUT} bytes within {TIMEOUT:g} s")
+        raise AuthError(f"{path}: did not end within {TIMEOUT:g} s")
     return status, output
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
-    """All that it writes, None where that is too much or takes too long."""
+    """What it writes, up to somewhat more than the limit; None when time is up."""
     assert process.stdout is not None
     fd = process.stdout.fileno()
     poll = select.poll()
@@ -97,9 +99,9 @@ def _read(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
             return None
         piece = os.read(fd, MAX_OUTPUT)
         if not piece:
-            return output
+            break
         output += piece
-    return None
+    return output
 
 
 def _wait(process: subprocess.Popen[bytes], deadline: float) -> int | None:

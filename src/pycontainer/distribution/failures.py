@@ -191,7 +191,7 @@ def _of_system(cause: BaseException) -> tuple[str, bool] | None:
     if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return "the connection broke off", True
     if isinstance(cause, ssl.SSLError):
-        return f"TLS failed ({cause.reason or 'unknown reason'})", False
+        return f"TLS failed ({getattr(cause, 'reason', None) or 'unknown reason'})", False
     wrapped = isinstance(cause, requests.exceptions.RequestException | TimeoutError)
     if isinstance(cause, OSError) and cause.errno is not None and not wrapped:
         return os.strerror(cause.errno).lower(), True

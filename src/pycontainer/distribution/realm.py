@@ -88,7 +88,7 @@ def _is_local_link(name: str) -> bool:
         address = ipaddress.IPv4Address(socket.inet_aton(name))
     except OSError:
         try:
-            address = ipaddress.ip_address(name.partition("%")[0])
+            address = ipaddress.ip_address(name)
         except ValueError:
             return False
     if isinstance(address, ipaddress.IPv6Address):

@@ -25,7 +25,10 @@ MAX_FILE = 1 << 20
 
 SYSTEM = "/etc/containers/registries.conf"
 
-_PLACE = re.compile(r"[A-Za-z0-9._\[\]:-]{1,255}(?:/[a-z0-9._/-]{1,255})?", re.ASCII)
+_PLACE = re.compile(
+    r"(?:[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?(?:/[a-z0-9][a-z0-9._/-]{0,254})?",
+    re.ASCII,
+)
 _WILDCARD = re.compile(r"\*(?:\.[A-Za-z0-9-]{1,63}){1,32}", re.ASCII)
 _PULLS = ("all", "digest-only", "tag-only")
 

@@ -18,16 +18,18 @@ _MIRROR_ATTEMPTS = 2
 
 @attrs.define(eq=False)
 class Source:
-    """`transport` with `prefix` before each repository's name. A mirror is `usable` until it fails badly."""
+    """`transport` with `prefix` before each repository's name, or for the one repository that it has under
+    the name `only`. A mirror is `usable` until it fails badly."""
 
     transport: Transport
     prefix: str = ""
+    only: str | None = None
     mirror: bool = False
     usable: bool = True
 
     def name(self, repository: str) -> str:
         """What messages call the repository here."""
-        return f"{self.transport.registry}/{self.prefix}{repository}"
+        return f"{self.transport.registry}/{self._there(repository)}"
 
     def attempt(
         self,
@@ -39,7 +41,7 @@ class Source:
         ok: Sequence[int] = (200,),
     ) -> Reply | Failure:
         """One request to read something of the repository; a mirror's failures all come as Failure."""
-        repository = self.prefix + repository
+        repository = self._there(repository)
         scope = pull(repository)
         try:
             return self.transport.attempt(
@@ -47,6 +49,9 @@ class Source:
             )
         except RegistryError as error:
             return Failure(error)
+
+    def _there(self, repository: str) -> str:
+        return self.only or self.prefix + repository
 
     def pauses(self) -> Pauses:
         return self.transport.pauses(_MIRROR_ATTEMPTS if self.mirror else None)

@@ -141,7 +141,7 @@ def _lifetime(document: Mapping[str, Any]) -> float:
     stated = document.get("expires_in")
     if isinstance(stated, bool) or not isinstance(stated, int | float):
         return SHORTEST
-    lifetime = min(max(stated, SHORTEST), LONGEST)
+    lifetime = min(stated, LONGEST)
     try:
         issued = parse_time(document.get("issued_at"), "issued_at").timestamp()
     except InvalidImage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,13 @@ class Transport:
         self._closed.set()
         self._current().cut()
 
+    def branch(self) -> Transport:
+        """The same with connections of its own: closing it ends those, and no others."""
+        other = copy.copy(self)
+        other._closed = threading.Event()
+        other._wires = Wires(self._tls, self._timeout)
+        return other
+
     def base(self) -> str:
         """`https://host[:port]`, or plain HTTP where that is allowed and TLS is not spoken."""
         if self._base is None:
@@ -156,12 +164,14 @@ class Transport:
         reply = self._follow(method, url, asked, body)
         if isinstance(reply, Reply) and reply.status == 401 and own and origin(reply.url) == origin(url):
             challenges = reply.challenges()
+            # Read to its end before anybody asks further: the connection is free again then.
+            refused = self._refused(reply, asked)
             sent = asked.get("Authorization")
             answer = self._auth.answer(challenges, scope, sent) if challenges else None
-            if answer is not None and answer != sent:
-                reply.close()
-                _authorize(asked, answer)
-                reply = self._follow(method, url, asked, body)
+            if answer is None or answer == sent:
+                return refused
+            _authorize(asked, answer)
+            reply = self._follow(method, url, asked, body)
         if isinstance(reply, Failure) or reply.status in ok:
             return reply
         return self._refused(reply, asked)

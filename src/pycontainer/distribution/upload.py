@@ -16,12 +16,13 @@ from pycontainer.distribution.chunks import Chunk, Chunks, Content
 from pycontainer.distribution.failures import Failure
 from pycontainer.distribution.reply import Reply
 from pycontainer.distribution.transport import Transport
-from pycontainer.errors import DigestMismatch, RegistryError, TransportError
+from pycontainer.errors import DigestMismatch, RegistryError
 from pycontainer.oci.digest import Digest
 
 CHUNK = 5 << 20
 """Bytes in one request: the least that some registries take (S3's parts), and little to send again."""
 
+_GROWN = 16 << 20
 _MAX_CHUNK = 64 << 20
 _MAX_RESTARTS = 2
 _RANGE = re.compile(r"(?:bytes=)?0-(-?[0-9]{1,19})", re.ASCII)
@@ -71,7 +72,9 @@ class _Upload:
         self._location: str | None = None
         self._offset = 0
         self._size = CHUNK
+        self._least = 0
         self._restarts = 0
+        self._resumed = False
 
     def run(self) -> Pushed:
         pauses = self._transport.pauses()
@@ -84,7 +87,7 @@ class _Upload:
                 # Only the answer was lost.
                 return Pushed(self._chunks.digest(), self._chunks.reached)
             pauses.after(failure)
-            self._find_out()
+            self._find_out(failure)
             if self._offset > furthest:
                 furthest = self._offset
                 pauses.progress()
@@ -94,8 +97,10 @@ class _Upload:
         if self._location is None:
             self._begin()
         while True:
-            chunk = self._chunks.take(self._offset, self._size)
-            if self._chunks.ended and self._offset == 0:
+            # Each request has its price; once much is there, sending more of it again is bearable.
+            size = max(self._size, min(self._offset // 10, _GROWN))
+            chunk = self._chunks.take(self._offset, size)
+            if self._chunks.ended and (self._offset == 0 or len(chunk) < self._least):
                 return self._finish(chunk)
             if len(chunk):
                 reply = self._send("PATCH", self._location or "", chunk, ok=(202, 201, 204))
@@ -108,7 +113,7 @@ class _Upload:
                 return self._finish(None)
 
     def _finish(self, chunk: Chunk | None) -> Pushed | Failure:
-        """The closing PUT, with the whole content in it where that is one chunk."""
+        """The closing PUT, with the last chunk in it where it is the only one or too small for a PATCH."""
         digest = self._chunks.digest()
         location = self._location or ""
         url = f"{location}{'&' if '?' in location else '?'}digest={digest}"
@@ -123,7 +128,7 @@ class _Upload:
 
     def _send(self, method: str, url: str, chunk: Chunk | None, *, ok: tuple[int, ...]) -> Reply | Failure:
         headers = {"Content-Type": "application/octet-stream"}
-        if chunk is not None and method == "PATCH":
+        if chunk is not None and (method == "PATCH" or chunk.start > 0):
             headers["Content-Range"] = f"{chunk.start}-{chunk.end - 1}"
         body = chunk if chunk is not None and len(chunk) else None
         reply = self._transport.attempt(method, url, scope=self._scope, headers=headers, body=body, ok=ok)
@@ -141,7 +146,8 @@ class _Upload:
             self._offset = 0
             least = reply.headers.get("OCI-Chunk-Min-Length", "")
         if least.isascii() and least.isdecimal() and len(least) < 20:
-            self._size = max(CHUNK, int(least))
+            self._least = int(least)
+            self._size = max(CHUNK, self._least)
         if self._size > _MAX_CHUNK:
             what = f"{reply.shown()}: asks for chunks of {self._size} bytes, more than {_MAX_CHUNK}"
             raise RegistryError(what, status=reply.status, url=reply.safe_url)
@@ -156,24 +162,23 @@ class _Upload:
         error = failure.error
         lost = error.status in (404, 416) or error.code in _LOST
         if isinstance(error, DigestMismatch):
-            # All of it is there and wrong: nothing to go on from. Sent in one piece, it was wrong here.
+            # All of it is there and wrong: nothing to go on from. Sent without a break, it was wrong here.
             self._location = None
-            lost = self._offset > 0
+            lost, self._resumed = self._resumed, False
         return attrs.evolve(failure, again=True) if lost else failure
 
-    def _find_out(self) -> None:
-        """Asks the registry where the upload is; begins anew where it is nowhere."""
+    def _find_out(self, failure: Failure) -> None:
+        """Asks the registry where the upload is; begins anew where it is nowhere, but not for ever."""
         location, self._location = self._location, None
         reply = None if location is None else self._ask(location)
         held = None if reply is None else _held(reply)
         if reply is not None and held is not None and held <= self._chunks.reached:
-            self._location, self._offset = location, held
+            self._location, self._offset, self._resumed = location, held, True
             self._moved(reply)
             return
         self._restarts += 1
         if self._restarts > _MAX_RESTARTS:
-            where = f"{self._transport.registry}/{self._repository}"
-            raise TransportError(f"{where}: the registry lost an upload {self._restarts} times")
+            raise failure.error
         self._offset = 0
 
     def _ask(self, location: str) -> Reply | None:

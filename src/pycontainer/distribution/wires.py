@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -15,11 +16,32 @@ import requests.utils
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from pycontainer.distribution.address import is_loopback, origin
+from pycontainer.distribution.address import is_loopback, origin, safe_url
 from pycontainer.errors import InvalidOption
 
 # Connections kept for the next request, per host; more than that may be in use at a time.
 _KEPT = 16
+
+
+_sending = threading.local()
+
+
+class _Discreet(logging.Filter):
+    """Takes secrets out of what urllib3 logs of our requests: addresses that storage is reached by are keys.
+
+    Other people's requests in the same program are logged as ever.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(_sending, "ours", False) and isinstance(record.args, tuple):
+            record.args = tuple(
+                safe_url(one) if isinstance(one, str) and "?" in one else one for one in record.args
+            )
+        return True
+
+
+for _name in ("urllib3.connectionpool", "urllib3.connection"):
+    logging.getLogger(_name).addFilter(_Discreet())
 
 
 class Tls:
@@ -57,14 +79,18 @@ class Wires:
         Not through a Session: it would read netrc, keep cookies, and read the whole body of a redirect.
         """
         prepared = requests.Request(method, url, headers=dict(headers), data=body).prepare()
-        return self._adapter.send(
-            prepared,
-            stream=True,
-            timeout=self._timeout,
-            verify=self._tls.verify,
-            cert=self._tls.cert,
-            proxies=self._proxies_for(url),
-        )
+        _sending.ours = True
+        try:
+            return self._adapter.send(
+                prepared,
+                stream=True,
+                timeout=self._timeout,
+                verify=self._tls.verify,
+                cert=self._tls.cert,
+                proxies=self._proxies_for(url),
+            )
+        finally:
+            _sending.ours = False
 
     def _proxies_for(self, url: str) -> dict[str, str]:
         """What HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say; this machine is never behind one."""
@@ -111,6 +137,16 @@ class _Adapter(requests.adapters.HTTPAdapter):
         if not proxy.lower().startswith("socks"):
             manager.pool_classes_by_scheme = self._pools
         return manager
+
+    def close(self) -> None:
+        """Closes idle connections, and those in use when they come back."""
+        # A pool that is only forgotten, as it is there, closes them when it is collected: a traceback that
+        # it is part of may keep it for long.
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            known = manager.pools.keys()
+            for pool in filter(None, map(manager.pools.get, known)):
+                pool.close()
+        super().close()
 
 
 def _pools(wires: Wires, *, trusting: bool) -> dict[str, type[HTTPConnectionPool]]:

@@ -48,9 +48,17 @@ def measure(
     return Measured(Digest.from_hash(hashed), size)
 
 
-def apply(chunks: Iterator[bytes], directory: str, limits: Limits, *, algorithm: str = "sha256") -> Measured:
+def apply(
+    chunks: Iterator[bytes],
+    directory: str,
+    limits: Limits,
+    *,
+    algorithm: str = "sha256",
+    notes: str | None = None,
+) -> Measured:
     """Untars the stream `chunks` into the existing, empty `directory`; `algorithm` is the digest's.
 
+    `notes` is the path of a file to be made where the layers below have a say (`files.apply_layer`).
     Raises what the stream raises; UnsafeLayer, InvalidImage and NoSpace from the extraction. The
     directory is then in any state, and the caller removes it.
     """
@@ -59,7 +67,11 @@ def apply(chunks: Iterator[bytes], directory: str, limits: Limits, *, algorithm:
     feeder = _Feeder(chunks, limits, algorithm)
     try:
         files.apply_layer(
-            feeder.reader, directory, max_bytes=limits.max_bytes, max_entries=limits.max_entries
+            feeder.reader,
+            directory,
+            max_bytes=limits.max_bytes,
+            max_entries=limits.max_entries,
+            notes=notes,
         )
     except BaseException:
         feeder.stop()
@@ -70,6 +82,23 @@ def apply(chunks: Iterator[bytes], directory: str, limits: Limits, *, algorithm:
     return feeder.finish()
 
 
+# Who reads a pipe waits until all copies of the other end are closed, a forked child's included.
+_open: set[int] = set()
+
+
+def _close_after_fork() -> None:
+    while _open:
+        os.close(_open.pop())
+
+
+os.register_at_fork(after_in_child=_close_after_fork)
+
+
+def _close(fd: int) -> None:
+    _open.discard(fd)
+    os.close(fd)
+
+
 class _Feeder:
     """The thread that writes a stream into a pipe; `reader` is the other end."""
 
@@ -78,6 +107,7 @@ class _Feeder:
             self.reader, self._writer = os.pipe()
         except OSError as error:
             raise translate(error, "unpacking a layer", "through a pipe") from error
+        _open.update((self.reader, self._writer))
         # Refused where the user's share of pipe buffers is used up: slower, not wrong (pipe(7)).
         with contextlib.suppress(PermissionError):
             fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _PIPE)
@@ -93,7 +123,7 @@ class _Feeder:
 
     def finish(self) -> Measured:
         """Closes the pipe, waits for the stream's end (an archive may end before it) and says what it was."""
-        os.close(self.reader)
+        _close(self.reader)
         self._thread.join()
         if self.failure is not None:
             raise self.failure
@@ -103,7 +133,7 @@ class _Feeder:
     def stop(self) -> None:
         """Closes the pipe and waits for the thread, which stops at its next write."""
         self._stopped = True
-        os.close(self.reader)
+        _close(self.reader)
         self._thread.join()
 
     def _run(self) -> None:
@@ -116,7 +146,7 @@ class _Feeder:
         except BaseException as error:
             self.failure = error
         finally:
-            os.close(self._writer)
+            _close(self._writer)
 
     def _deliver(self, chunk: bytes) -> None:
         view = memoryview(chunk)

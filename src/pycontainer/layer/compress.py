@@ -28,8 +28,8 @@ _BLOCK = 256 << 10
 _WINDOW = 32 << 10
 # More threads than that deflate faster than one thread reads, hashes and sends.
 _MAX_THREADS = 16
-# Blocks under way: enough to keep every thread busy while what came out is being sent.
-_AHEAD = 32
+# Blocks under way: compressed, about as much as is sent at once, so that no thread waits for the network.
+_AHEAD = 48
 # No name, no time; "unknown" as operating system (RFC 1952, 2.3).
 _GZIP_START = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 # An empty last block (RFC 1951, 3.2.6): no block before it needs to know whether it is the last one.

@@ -14,12 +14,12 @@ Format = Literal["gzip", "zstd", "xz", "none"]
 _OUTPUT = 1 << 20
 # What `zstd --long=27`, the largest that the zstd tool reads unasked, needs in memory.
 _ZSTD_WINDOW = 128 << 20
-# A block of at most 128 KiB takes at least 4 bytes, so this many bytes give at most 64 MiB.
-_ZSTD_STEP = 2048
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_BLOCK = 128 << 10  # the most that a block gives
 _XZ_MEMORY = 256 << 20
 _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"\x1f\x8b\x08", "gzip"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (_ZSTD_MAGIC, "zstd"),
     (b"\xfd7zXZ\0", "xz"),
 )
 
@@ -84,37 +84,76 @@ class _GzipMember:
 
 
 class _ZstdMember:
-    """One zstd frame, fed in small steps: that alone bounds what one step can give."""
+    """One zstd frame (RFC 8878), passed on by a few blocks at a time.
+
+    The decompressor knows no bound for its output, but a block gives at most 128 KiB: so blocks are
+    counted here, by the sizes in their headers. Whether they are right is for the decompressor to say.
+    """
 
     def __init__(self) -> None:
         import zstandard
 
         self._object = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
-        self._left = memoryview(b"")
+        self._left = b""
+        self._known = 0  # bytes at the start of `_left`, or to come, that belong to counted blocks
+        self._checksum = 0
+        self._in_blocks = False
+        self.needs_input = True
 
     @property
     def eof(self) -> bool:
         return self._object.eof
 
     @property
-    def needs_input(self) -> bool:
-        return not self._left
-
-    @property
     def unused_data(self) -> bytes:
-        return self._object.unused_data + bytes(self._left)
+        return self._object.unused_data + self._left
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        if data:
-            self._left = memoryview(bytes(self._left) + data)
-        pieces: list[bytes] = []
-        size = 0
-        while self._left and size < max_length and not self._object.eof:
-            piece = self._object.decompress(self._left[:_ZSTD_STEP])
-            self._left = self._left[_ZSTD_STEP:]
-            pieces.append(piece)
-            size += len(piece)
-        return b"".join(pieces)
+        self._left += data
+        if not self._in_blocks and not self._known:
+            self._header()
+        if self._in_blocks:
+            self._count(max(1, max_length // _ZSTD_BLOCK))
+        size = min(self._known, len(self._left))
+        self.needs_input = not size
+        if not size:
+            return b""
+        piece, self._left = self._left[:size], self._left[size:]
+        self._known -= size
+        found = self._object.decompress(piece)
+        # After what should be the end comes what only the decompressor can complain about.
+        if not self._known and not self._in_blocks and not self._object.eof:
+            self._known = len(self._left)
+        return found
+
+    def _header(self) -> None:
+        left = self._left
+        if left[:4] == _ZSTD_MAGIC and len(left) >= 5:
+            self._known, self._checksum = _zstd_header(left[4])
+            self._in_blocks = True
+        elif len(left) >= 8:
+            # A frame to be skipped says how long it is; anything else is an error at its first bytes.
+            self._known = 8 + int.from_bytes(left[4:8], "little")
+
+    def _count(self, blocks: int) -> None:
+        """Counts in what comes next, as far as it is at hand."""
+        while blocks and self._known + 3 <= len(self._left):
+            header = int.from_bytes(self._left[self._known : self._known + 3], "little")
+            # A block that repeats one byte (type 1) is that byte, however long it becomes.
+            self._known += 3 + (1 if header >> 1 & 3 == 1 else header >> 3)
+            blocks -= 1
+            if header & 1:
+                self._known += self._checksum
+                self._in_blocks = False
+                break
+
+
+def _zstd_header(descriptor: int) -> tuple[int, int]:
+    """The lengths of a frame's header, magic included, and of its checksum (RFC 8878, 3.1.1.1)."""
+    single = descriptor >> 5 & 1
+    content_size = (single, 2, 4, 8)[descriptor >> 6]
+    dictionary = (0, 1, 2, 4)[descriptor & 3]
+    return 5 + (1 - single) + dictionary + content_size, 4 * (descriptor >> 2 & 1)
 
 
 def _xz_member() -> _Member:

@@ -5,13 +5,16 @@ start with the same layers share these directories. Inside, `tree/` is the layer
 `layer.json` says what it is; `tree/` may hold files that only the supervisor can read or remove.
 
 Whoever makes or removes a layer holds `<chain>.lock`; whoever uses it holds a shared lock on the
-directory itself, its lease, which therefore cannot exist without the layer.
+directory itself, its lease, which therefore cannot exist without the layer. Whoever gives the former
+up deletes its file.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import attrs
 
@@ -22,6 +25,11 @@ from pycontainer.layer.apply import apply
 from pycontainer.layer.limits import Limits
 from pycontainer.oci import _document as d
 from pycontainer.oci.digest import Digest
+
+_NOTES = "notes"
+"""While a layer is being made: what remains to be settled with those below it (layer.h)."""
+_ROOT_OPAQUE = b"/\0"
+"""The last of the notes, where it is true."""
 
 
 def chain_ids(diff_ids: Iterable[Digest]) -> list[Digest]:
@@ -34,11 +42,15 @@ def chain_ids(diff_ids: Iterable[Digest]) -> list[Digest]:
 
 @attrs.frozen
 class LayerInfo:
-    """What `layer.json` says; `size` is the tar stream's, in bytes."""
+    """What `layer.json` says; `size` is the tar stream's, in bytes.
+
+    `root_opaque`: nothing of the layers below it is to be seen, which overlay cannot be told.
+    """
 
     diff_id: Digest
     parent: Digest | None
     size: int
+    root_opaque: bool = False
 
 
 class NewLayer:
@@ -61,7 +73,7 @@ class NewLayer:
         except BaseException:
             self.drop()
             raise
-        self._lock.release()
+        self._layers._give_up(self._lock)
         return lease
 
     def drop(self) -> None:
@@ -69,7 +81,7 @@ class NewLayer:
         try:
             self._layers._remove(self._staged)
         finally:
-            self._lock.release()
+            self._layers._give_up(self._lock)
 
 
 class UnpackedLayers:
@@ -137,9 +149,9 @@ class UnpackedLayers:
                 if not os.path.isdir(self.directory(chain)):
                     return self._unpack(chain, LayerInfo(diff_id, parent, 0), stream, limits, lock)
             except BaseException:
-                lock.release()
+                self._give_up(lock)
                 raise
-            lock.release()
+            self._give_up(lock)
 
     def _unpack(
         self,
@@ -158,7 +170,13 @@ class UnpackedLayers:
                 os.mkdir(tree, 0o755)
                 # The umask has no say in what a container sees as its root directory.
                 os.chmod(tree, 0o755)
-            measured = apply(stream(), tree, limits.within(self.root), algorithm=info.diff_id.algorithm)
+            measured = apply(
+                stream(),
+                tree,
+                limits.within(self.root),
+                algorithm=info.diff_id.algorithm,
+                notes=None if info.parent is None else os.path.join(staged, _NOTES),
+            )
             if measured.diff_id != info.diff_id:
                 raise InvalidImage(f"a layer is {measured.diff_id} and should be {info.diff_id}")
             return NewLayer(self, chain, attrs.evolve(info, size=measured.size), staged, lock)
@@ -167,11 +185,14 @@ class UnpackedLayers:
             raise
 
     def _commit(self, chain: Digest, info: LayerInfo, staged: str) -> Lock:
-        document = {
+        info = self._settle(info, staged)
+        document: dict[str, Any] = {
             "diff_id": str(info.diff_id),
             "parent": None if info.parent is None else str(info.parent),
             "size": info.size,
         }
+        if info.root_opaque:
+            document["root_opaque"] = True
         with store_errors("unpacking a layer in", staged):
             with open(os.path.join(staged, "layer.json"), "xb") as file:
                 file.write(d.dump(document))
@@ -179,6 +200,35 @@ class UnpackedLayers:
         lease = self.lease(chain)
         assert lease is not None  # who removes a layer needs the lock, which is ours
         return lease
+
+    def _settle(self, info: LayerInfo, staged: str) -> LayerInfo:
+        """What could not be known before the layers below were there: how directories look that the
+        layer only implies, and whether those layers are to be seen at all."""
+        notes = os.path.join(staged, _NOTES)
+        if info.parent is None or not os.path.exists(notes):
+            return info
+        with store_errors("reading", notes), open(notes, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - len(_ROOT_OPAQUE)))
+            opaque = file.read() == _ROOT_OPAQUE
+        if size > len(_ROOT_OPAQUE) or not opaque:
+            from pycontainer.supervisor import files
+
+            files.adopt_looks(notes, os.path.join(staged, "tree"), () if opaque else self.stack(info.parent))
+        with store_errors("removing", notes):
+            os.unlink(notes)
+        return attrs.evolve(info, root_opaque=opaque)
+
+    def stack(self, chain: Digest) -> tuple[str, ...]:
+        """The trees that make up what the layer and those below it show, topmost first. Raises StoreCorrupt
+        and StoreError; the caller holds a lease of the layer."""
+        trees: list[str] = []
+        below: Digest | None = chain
+        while below is not None:
+            info = self.info(below)
+            trees.append(self.tree(below))
+            below = None if info.root_opaque else info.parent
+        return tuple(trees)
 
     def info(self, chain: Digest) -> LayerInfo:
         """What the layer is. Raises StoreCorrupt where its directory is not as it was made."""
@@ -190,6 +240,7 @@ class UnpackedLayers:
                 diff_id=fields.required("diff_id", Digest.check),
                 parent=fields.optional("parent", Digest.check),
                 size=fields.required("size", d.check_size),
+                root_opaque=fields.optional("root_opaque", _check_true) or False,
             )
         except InvalidImage as error:
             raise StoreCorrupt(str(error)) from None
@@ -202,7 +253,7 @@ class UnpackedLayers:
 
     def remove(self, chain: Digest) -> int | None:
         """Removes the layer; the bytes that its stream had, None where it is in use. Raises StoreError."""
-        with self._lock(chain):
+        with self._held(self._lock(chain)):
             with store_errors("locking", self.directory(chain)):
                 unused = try_lock(self.directory(chain))
             if unused is None:
@@ -216,7 +267,6 @@ class UnpackedLayers:
                 os.rename(self.directory(chain), doomed)
             unused.release()
             self._remove(doomed)
-            self._unlink_lock(chain)
             return size
 
     def in_use(self, chain: Digest) -> bool:
@@ -240,23 +290,18 @@ class UnpackedLayers:
                 continue
             lock = self._try_lock(chain)
             if lock is not None:
-                with lock:
+                with self._held(lock):
                     self._remove(os.path.join(self.root, name))
+        self.sweep_locks()
 
     def sweep_locks(self) -> None:
-        """Deletes the lock files of layers that are not there and not being made. Raises StoreError."""
+        """Deletes the lock files that nobody holds. Raises StoreError."""
         with store_errors("sweeping", self.root):
-            names = set(os.listdir(self.root))
-        for name in names:
-            stem, _, suffix = name.partition(".")
-            chain = _chain(stem)
-            if chain is None or suffix != "lock" or stem in names:
-                continue
-            lock = try_lock(os.path.join(self.root, name))
-            if lock is not None:
-                with lock:
-                    if not os.path.isdir(os.path.join(self.root, stem)):
-                        self._unlink_lock(chain)
+            names = [name for name in os.listdir(self.root) if name.endswith(".lock")]
+            for name in names:
+                lock = try_lock(os.path.join(self.root, name))
+                if lock is not None:
+                    lock.unlink()
 
     def _remove(self, path: str) -> None:
         if os.path.lexists(path):
@@ -278,9 +323,16 @@ class UnpackedLayers:
         with store_errors("locking", self._lock_path(chain)):
             return lock_file(self._lock_path(chain), wait=False)
 
-    def _unlink_lock(self, chain: Digest) -> None:
-        with store_errors("deleting", self._lock_path(chain)):
-            os.unlink(self._lock_path(chain))
+    @contextmanager
+    def _held(self, lock: Lock) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._give_up(lock)
+
+    def _give_up(self, lock: Lock) -> None:
+        with store_errors("deleting", lock.path):
+            lock.unlink()
 
 
 def _chain(name: str) -> Digest | None:
@@ -289,3 +341,9 @@ def _chain(name: str) -> Digest | None:
         if Digest.is_valid(f"{algorithm}:{name}"):
             return Digest(f"{algorithm}:{name}")
     return None
+
+
+def _check_true(value: object, where: str) -> bool:
+    if value is not True:
+        raise InvalidImage(f"{where}: is true or not there")
+    return True

@@ -38,6 +38,9 @@ of the container's end."""
 _USERXATTR = "userxattr"
 """Marks of overlay's own are user.* attributes, which an ordinary user's namespace may set."""
 
+_PLAIN = "redirect_dir=off,metacopy=off"
+"""Some kernels are built with these on: a writable layer would then not be a changeset in itself."""
+
 _FRESH = ("proc", "sys", "dev", "run")
 """Top-level directories that are the container's own: the host's hold its sockets and devices."""
 
@@ -110,7 +113,7 @@ def many_layers(
     given; `lower` then needs two. Raises InvalidImage for more than `MAX_LAYERS`."""
     if len(lower) > MAX_LAYERS:
         raise InvalidImage(f"an image of {len(lower)} layers: the kernel stacks at most {MAX_LAYERS}")
-    more = ([_VOLATILE] if upper else []) + ([_USERXATTR] if userxattr else [])
+    more = ([_VOLATILE] if upper else []) + [_USERXATTR if userxattr else _PLAIN]
     ops.overlay(target, lower, upper, work, flags=flags, more=",".join(more))
 
 
@@ -238,7 +241,7 @@ def _options(lower: Sequence[str], upper: str, work: str, *, userxattr: bool) ->
     """What names everything in one call, the quickest way where it fits."""
     below = ":".join(_escape(path, ":") for path in lower)
     data = f"lowerdir={below},upperdir={_escape(upper)},workdir={_escape(work)},{_VOLATILE}"
-    return f"{data},{_USERXATTR}" if userxattr else data
+    return f"{data},{_USERXATTR if userxattr else _PLAIN}"
 
 
 def _escape(path: str, also: str = "") -> str:

@@ -13,7 +13,7 @@ from pycontainer.blobs.locks import Lock
 from pycontainer.errors import ImageError, ImageNotFound, InvalidImage
 from pycontainer.layer.apply import measure
 from pycontainer.layer.compression import Format, decompress, peek
-from pycontainer.layer.diff import Ownership, TreeReader
+from pycontainer.layer.diff import Ownership, of_directory
 from pycontainer.layer.unpacked import chain_ids
 from pycontainer.oci import media_types
 from pycontainer.oci.config import History, ImageConfig
@@ -56,7 +56,7 @@ def from_directory(store: Store, path: str, config: ImageConfig, tag: str | None
 
     Raises ImageError naming a file that cannot be read, and what unpacking and the store raise.
     """
-    tree = TreeReader(path, ownership=Ownership.of_caller(), clamp=source_date_epoch(os.environ))
+    tree = of_directory(path, ownership=Ownership.of_caller(), clamp=source_date_epoch(os.environ))
     with store.layout.blobs.writer() as blob:
         for chunk in tree.chunks():
             blob.write(chunk)

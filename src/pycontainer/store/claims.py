@@ -101,6 +101,53 @@ class ContainerDir:
 
 
 @attrs.frozen
+class MountPoint:
+    """A directory `target` to mount an image on, in one that nobody else may enter.
+
+    `fd` holds the lock that says the mount is in use: a copy handed to the supervisor keeps it held as
+    long as that has the mount in hand. After both it and this process died, the next process that
+    opens the store finds the lock free, unmounts and removes.
+    """
+
+    path: str
+    target: str
+    _lock: Lock = attrs.field(repr=False)
+
+    @classmethod
+    def make(cls, parent: str) -> MountPoint:
+        """Raises NoSpace and StoreError."""
+        lock = claim(parent)
+        made = cls(lock.path, lock.path + "/root", lock)
+        with store_errors("making", made.target):
+            os.mkdir(made.target, 0o700)
+        return made
+
+    def __del__(self) -> None:
+        """Nothing was mounted on what was not handed over, unless the supervisor removes it."""
+        if self._lock.fd >= 0:
+            for path in (self.target, self.path):
+                with suppress(OSError):
+                    os.rmdir(path)
+            self.hand_over()
+
+    @property
+    def fd(self) -> int:
+        return self._lock.fd
+
+    def hand_over(self) -> None:
+        """Closes this process's descriptor without giving the lock up for the supervisor's copy."""
+        os.close(self._lock.detach())
+
+
+def sweep_mounts(parent: str, unmount: Callable[..., None]) -> None:
+    """Unmounts what nobody has in hand any more. Raises StoreError and what `unmount` raises."""
+    for lock in abandoned(parent):
+        target = lock.path + "/root"
+        with lock:
+            unmount(target, target, lock.path)
+
+
+@attrs.frozen
 class Owner:
     """A supervisor's mark in the store: `id` goes into the names of what it makes outside (cgroups).
 

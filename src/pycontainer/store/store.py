@@ -2,7 +2,7 @@
 
 oci-layout  index.json  blobs/      an OCI image layout, which other tools read in place
 layers/<chain>/                     layers, unpacked once
-containers/<id>/  hosts/<id>/       what somebody alive is using; see `claims`
+containers/<id>/  hosts/<id>/  mounts/<id>/   what somebody alive is using; see `claims`
 staging/                            files in the making
 catalog.db  gc.lock                 names and references; who writes and who prunes
 """
@@ -28,10 +28,12 @@ from pycontainer.store.claims import (
     ContainerDir,
     Containers,
     DeadOwner,
+    MountPoint,
     Owner,
     abandoned,
     claim,
     sweep_containers,
+    sweep_mounts,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Store:
         self._containers = os.path.join(self.path, "containers")
         self._hosts = os.path.join(self.path, "hosts")
         self._own: Containers | None = None
+        self._mounts = os.path.join(self.path, "mounts")
         self._catalog: Catalog | None = None
         self._lock = threading.Lock()
         self._make()
@@ -130,6 +133,7 @@ class Store:
         sweep(self.layout.staging)
         self.layers.recover()
         sweep_containers(self._containers, _remove_tree)
+        sweep_mounts(self._mounts, _unmount)
 
     def new_container_dir(self) -> ContainerDir:
         """A new container's own directory. Raises NoSpace and StoreError."""
@@ -140,6 +144,10 @@ class Store:
                 if own is None or not own.alive:
                     own = self._own = Containers(self._containers)
         return own.make()
+
+    def new_mount_point(self) -> MountPoint:
+        """Where an image can be mounted. Raises NoSpace and StoreError."""
+        return MountPoint.make(self._mounts)
 
     def owner(self) -> Owner:
         """A new supervisor's mark, held until the supervisor is gone. Raises NoSpace and StoreError."""
@@ -190,7 +198,7 @@ class Store:
                 owner = os.stat(self.path).st_uid
                 if owner != os.geteuid():
                     raise StoreError(f"the store {self.path} belongs to user {owner}") from None
-            for name in (self.layers.root, self._containers, self._hosts):
+            for name in (self.layers.root, self._containers, self._hosts, self._mounts):
                 os.makedirs(name, exist_ok=True)
         self.layout.create()
 
@@ -203,6 +211,12 @@ def default_path() -> str:
         return "/var/lib/pycontainer"
     data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     return os.path.join(data, "pycontainer")
+
+
+def _unmount(path: str, *directories: str) -> None:
+    from pycontainer.supervisor import files
+
+    files.unmount(path, *directories)
 
 
 def _remove_tree(path: str) -> None:

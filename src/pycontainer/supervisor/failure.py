@@ -41,6 +41,8 @@ _WORDS = {
     "BIND": "bind mounting",
     "OPEN_TREE": "bind mounting",
     "OVERLAY": "mounting overlay",
+    "UNMOUNT": "unmounting",
+    "STAY": "keeping a mount",
     "MAKE_DIR": "creating directory",
     "MAKE_FILE": "creating file",
     "MAKE_LINK": "creating link",

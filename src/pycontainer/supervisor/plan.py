@@ -123,15 +123,23 @@ class Ops:
     def collect(self, path: str) -> None:
         self.add(OP["COLLECT"], s1=self.data.text(path))
 
-    def apply_layer(self, fd: int, directory: str, *, flags: int, max_bytes: int, max_entries: int) -> None:
+    def apply_layer(
+        self, fd: int, directory: str, *, notes: str, flags: int, max_bytes: int, max_entries: int
+    ) -> None:
         self.add(
             OP["APPLY_LAYER"],
             arg=fd,
             s1=self.data.text(directory),
+            s2=self.data.text(notes),
             size=flags,
             n1=max_bytes,
             n2=max_entries,
         )
+
+    def adopt_looks(self, notes: str, directory: str, lower: Sequence[str], *, flags: int) -> None:
+        names = b"".join(os.fsencode(path) + b"\0" for path in (directory, *lower))
+        data = self.data
+        self.add(OP["ADOPT_LOOKS"], s1=data.text(notes), s2=data.raw(names), size=len(names), n1=flags)
 
     def write_tar(
         self, fd: int, directory: str = "", *, flags: int, uid: int = -1, gid: int = -1, latest: int | None
@@ -220,6 +228,12 @@ class Ops:
             size=len(names),
             n1=flags,
         )
+
+    def unmount(self, path: str, *, flags: int = 0) -> None:
+        self.add(OP["UNMOUNT"], flags, s1=self.data.text(path))
+
+    def stay(self) -> None:
+        self.add(OP["STAY"])
 
     def open_tree(self, slot: int, source: str, *, how: int = RECURSIVE) -> None:
         self.add(OP["OPEN_TREE"], how, arg=slot, s1=self.data.text(source))

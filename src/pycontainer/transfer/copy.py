@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -54,6 +54,7 @@ class _Found:
 
     manifests: dict[Digest, Answer] = attrs.field(factory=dict)
     blobs: dict[Digest, Descriptor] = attrs.field(factory=dict)
+    count: int = 0
     size: int = 0
 
 
@@ -68,26 +69,32 @@ class _Copy:
 
     def run(self, reference: str, tags: Sequence[str]) -> Descriptor:
         top = self._source.manifest(self._repository, reference)
-        there = self._target.has_manifest(str(top.digest), top.digest)
+        there = self._is_there(top.digest)
         if not there:
             found = _Found()
             self._find(top, found, 0)
             del found.manifests[top.digest]
-            self._target.run([functools.partial(self._blob, blob) for blob in found.blobs.values()])
-            for answer in found.manifests.values():
-                self._target.put_manifest(answer.raw, answer.media_type, answer.digest, (), asking=False)
+            self._bring(found)
         self._target.put_manifest(top.raw, top.media_type, top.digest, tags, asking=there)
         return Descriptor(top.media_type, top.digest, len(top.raw))
+
+    def _bring(self, found: _Found) -> None:
+        with self._source.branch() as source:
+            tasks = [functools.partial(self._blob, source, blob) for blob in found.blobs.values()]
+            self._target.run(tasks, source)
+        for answer in found.manifests.values():
+            self._target.put_manifest(answer.raw, answer.media_type, answer.digest, (), asking=False)
 
     def _find(self, answer: Answer, found: _Found, depth: int) -> None:
         """Enters what `answer` refers to, then itself."""
         what = f"{self._source.registry}/{self._repository}@{answer.digest}"
+        found.count += 1
         found.size += len(answer.raw)
-        if len(found.manifests) >= _MAX_MANIFESTS or found.size > _MAX_BYTES or depth >= _MAX_DEPTH:
+        if found.count > _MAX_MANIFESTS or found.size > _MAX_BYTES or depth >= _MAX_DEPTH:
             raise InvalidImage(f"{what}: more manifests, or deeper in one another, than are copied")
         if answer.media_type in media_types.INDEXES:
             for child in Index.parse(answer.raw, what=what).manifests:
-                if child.digest not in found.manifests and not self._is_there(child):
+                if child.digest not in found.manifests and not self._is_there(child.digest):
                     self._find(self._child(child, what), found, depth + 1)
         elif answer.media_type in media_types.MANIFESTS:
             manifest = Manifest.parse(answer.raw, what=what)
@@ -97,9 +104,9 @@ class _Copy:
             raise InvalidImage(f"{what}: {shorten(answer.media_type)} is neither an image nor an index")
         found.manifests[answer.digest] = answer
 
-    def _is_there(self, child: Descriptor) -> bool:
+    def _is_there(self, digest: Digest) -> bool:
         """A registry that has a manifest has what it refers to."""
-        return self._target.has_manifest(str(child.digest), child.digest)
+        return self._target.client.has_manifest(self._target.repository, str(digest), digest)
 
     def _child(self, child: Descriptor, what: str) -> Answer:
         answer = self._source.manifest(self._repository, str(child.digest))
@@ -112,16 +119,13 @@ class _Copy:
             raise InvalidImage(f"{what}: {child.digest} is {found}, not {child.media_type} of {child.size}")
         return answer
 
-    def _blob(self, blob: Descriptor) -> None:
-        if self._target.offer(blob.digest, blob, lambda: self._places):
+    def _blob(self, source: Client, blob: Descriptor, target: Target) -> None:
+        if target.offer(blob.digest, blob, lambda: self._places):
             return
         # Where such a layer can be had, its descriptor says, to those who trust it.
-        if _is_foreign(blob.media_type) and not self._source.has_blob(self._repository, blob.digest):
+        if _is_foreign(blob.media_type) and not source.has_blob(self._repository, blob.digest):
             return
-        self._target.send(blob.digest, lambda: self._chunks(blob), blob)
-
-    def _chunks(self, blob: Descriptor) -> Iterator[bytes]:
-        return self._source.blob(self._repository, blob)
+        target.send(blob.digest, lambda: source.blob(self._repository, blob), blob)
 
 
 def _is_foreign(media_type: str) -> bool:

@@ -22,12 +22,16 @@ class Cancelled(Exception):
 class Crew(Generic[T]):
     """Up to `size` threads that take `tasks` in their order.
 
-    Leaving the `with` block cancels what is still going on, waits for the threads, and hands what they
-    made and nobody took to `drop`.
+    Leaving the `with` block cancels what is still going on (`cancel` is called to that end), waits for
+    the threads, and hands what they made and nobody took to `drop`.
     """
 
     def __init__(
-        self, tasks: Sequence[Callable[[], T]], size: int, drop: Callable[[T], None] | None = None
+        self,
+        tasks: Sequence[Callable[[], T]],
+        size: int,
+        drop: Callable[[T], None],
+        cancel: Callable[[], None],
     ) -> None:
         self._tasks = tasks
         self._next = 0
@@ -36,7 +40,7 @@ class Crew(Generic[T]):
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
         self._stopped = threading.Event()
-        self._cancels: set[Callable[[], None]] = set()
+        self._cancels = {cancel}
         self._threads = [
             threading.Thread(target=self._work, name=f"pycontainer-transfer-{number}", daemon=True)
             for number in range(min(size, len(tasks)))
@@ -55,9 +59,7 @@ class Crew(Generic[T]):
                     thread.join()
         finally:
             while self._done:
-                _, made = self._done.popitem()
-                if self._drop is not None:
-                    self._drop(made)
+                self._drop(self._done.popitem()[1])
 
     def results(self) -> Iterator[T]:
         """What the tasks give, in their order. Raises the first failure of any as soon as it is there."""

@@ -8,7 +8,9 @@ from contextlib import closing
 
 from pycontainer.blobs.staging import StagedFile
 from pycontainer.transfer.belt import Belt
-from pycontainer.transfer.crew import block_sigpipe
+from pycontainer.transfer.crew import Cancelled, block_sigpipe
+
+_LAST = 0.05  # seconds that a thread has to end; one that waits for a connection that was cut needs less
 
 
 class Download:
@@ -27,6 +29,8 @@ class Download:
         self._staged = staged
         self._received = received
         self._belt = Belt()
+        self._writing = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="pycontainer-download", daemon=True)
         self._thread.start()
 
@@ -39,9 +43,14 @@ class Download:
         self._belt.cancel()
 
     def close(self) -> None:
-        """Ends it, and waits for the thread."""
+        """Ends it, and waits for the thread; what it writes to is nobody's any more then.
+
+        A thread that is still connecting somewhere is left to its time-out.
+        """
         self._belt.cancel()
-        self._thread.join()
+        self._thread.join(_LAST)
+        with self._writing:
+            self._closed = True
 
     def _run(self) -> None:
         block_sigpipe()
@@ -49,7 +58,7 @@ class Download:
             done = 0
             with closing(self._pieces()) as pieces:
                 for piece in pieces:
-                    self._staged.write(piece)
+                    self._write(piece)
                     done += len(piece)
                     self._belt.put(piece)
                     self._received(done)
@@ -57,3 +66,9 @@ class Download:
             self._belt.end(error)
         else:
             self._belt.end()
+
+    def _write(self, piece: bytes) -> None:
+        with self._writing:
+            if self._closed:
+                raise Cancelled
+            self._staged.write(piece)

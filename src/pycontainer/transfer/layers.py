@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pycontainer.blobs.locks import Lock
 from pycontainer.blobs.staging import StagedFile
-from pycontainer.errors import InvalidImage, NotFound
+from pycontainer.errors import InvalidImage, NotFound, StoreCorrupt
 from pycontainer.layer.apply import measure
 from pycontainer.layer.compression import decompress, peek
 from pycontainer.layer.unpacked import NewLayer, chain_ids
@@ -41,6 +42,12 @@ class Source:
         self._report = report
         self._telling = threading.Lock()
 
+    @contextmanager
+    def branch(self) -> Iterator[Source]:
+        """The same with connections of its own, which can be ended without harm to anybody else."""
+        with self.client.branch() as client:
+            yield Source(client, self.repository, self._report)
+
     def tell(self, blob: Descriptor, step: Step, done: int) -> None:
         """Raises what the listener raises."""
         if self._report is not None:
@@ -70,12 +77,12 @@ def fetch_layers(store: Store, source: Source, manifest: Manifest, config: Image
     lease: Lock | None = None
 
     def make(number: int) -> Made:
-        layer = _Layer(store, source, crew, manifest.layers[number])
+        layer = _Layer(store, own, crew, manifest.layers[number])
         return layer.make(chains[number], parents[number], config.diff_ids[number])
 
     tasks = [partial(make, number) for number in range(len(chains))]
     try:
-        with Crew(tasks, _AT_ONCE, _drop) as crew:
+        with source.branch() as own, Crew(tasks, _AT_ONCE, _drop, own.client.close) as crew:
             for made in crew.results():
                 upper = made.commit() if isinstance(made, NewLayer) else made
                 # Only the topmost lease is kept; until that is held, each keeps the ones below.
@@ -111,15 +118,19 @@ class _Layer:
         self._download: Download | None = None
         self._told = 0.0
         self._waited = False
+        self._damaged = False
 
     def make(self, chain: Digest, parent: Digest | None, diff_id: Digest) -> Made:
         """The layer, unpacked; its blob is in the store then."""
         made: Made | None = None
         try:
             with self._crew.cancelling(self._cancel):
-                made = self._layers.make(
-                    chain, parent, diff_id, self._stream, self._limits, sleep=self._sleep
-                )
+                try:
+                    made = self._unpack(chain, parent, diff_id)
+                except StoreCorrupt:
+                    # The blob in the store is damaged: another one takes its place.
+                    self._damaged = True
+                    made = self._unpack(chain, parent, diff_id)
                 if isinstance(made, Lock):
                     self._bring(diff_id)
             self._keep()
@@ -131,9 +142,12 @@ class _Layer:
             self._close()
         return made
 
+    def _unpack(self, chain: Digest, parent: Digest | None, diff_id: Digest) -> Made:
+        return self._layers.make(chain, parent, diff_id, self._stream, self._limits, sleep=self._sleep)
+
     def _bring(self, diff_id: Digest) -> None:
         """The blob of a layer that is unpacked already, perhaps from another one: it must be the same."""
-        if self._blobs.size(self._blob.digest) == self._blob.size:
+        if self._is_there():
             return
         found = measure(self._stream(), self._limits, algorithm=diff_id.algorithm)
         if found.diff_id != diff_id:
@@ -147,19 +161,20 @@ class _Layer:
         return decompress(chunks, form)
 
     def _chunks(self) -> Iterator[bytes]:
-        blob, size = self._blob, self._blobs.size(self._blob.digest)
-        if size is None:
+        blob = self._blob
+        if not self._is_there():
             # Somebody else may be fetching it, here or in another process.
             self._lock = self._blobs.lock(blob.digest, self._sleep)
-            size = self._blobs.size(blob.digest)
-        if size is not None:
-            if size != blob.size:
-                raise InvalidImage(f"layer {blob.digest}: has {size} bytes, not {blob.size}")
+        if self._is_there():
             self._unlock()
-            return self._blobs.chunks(blob.digest, size=size)
+            return self._blobs.chunks(blob.digest, size=blob.size)
         self._staged = StagedFile(self._blobs.staging)
         self._download = Download(partial(self._source.pieces, blob), self._staged, self._received)
         return self._download.chunks()
+
+    def _is_there(self) -> bool:
+        # One of another size is damaged, or this descriptor is wrong: fetching it tells.
+        return not self._damaged and self._blobs.size(self._blob.digest) == self._blob.size
 
     def _received(self, done: int) -> None:
         now = time.monotonic()

@@ -6,7 +6,7 @@ resolve -> known already? -> manifest (through an index) -> config -> layers -> 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -40,7 +40,6 @@ _CONFIGS = frozenset(
         "application/octet-stream",
     }
 )
-_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 
 
 def pull(
@@ -156,25 +155,15 @@ class _Pull:
             what = f"{self._what}: {found.digest}"
             if media_type in media_types.MANIFESTS:
                 return Manifest.parse(raw, what=what), bool(seen)
-            if media_type not in media_types.INDEXES:
-                self._refuse(media_type)
             seen.append(found.digest)
             found = platforms.choose(Index.parse(raw, what=what), self._platform, self._what)
 
     def _document(self, found: Descriptor) -> tuple[bytes, str]:
         """A manifest or index and its media type; of those in the store only manifests are kept."""
-        blobs = self._store.layout.blobs
-        if found.media_type in media_types.MANIFESTS and blobs.size(found.digest) is not None:
-            return blobs.read(found.digest, limit=MAX_DOCUMENT), found.media_type
+        if found.media_type in media_types.MANIFESTS and (raw := self._stored(found.digest)) is not None:
+            return raw, found.media_type
         answer = self._source.client.manifest(self._source.repository, str(found.digest))
         return answer.raw, answer.media_type
-
-    def _refuse(self, media_type: str) -> NoReturn:
-        if media_type.startswith(_SCHEMA_1):
-            raise InvalidImage(
-                f"{self._what}: is in Docker's schema 1, given up in 2017; push it again with a newer tool"
-            )
-        raise InvalidImage(f"{self._what}: is no image but {shorten(media_type)}")
 
     def _config(self, manifest: Manifest) -> ImageConfig:
         """The image's config, fetched where it is missing."""
@@ -190,11 +179,13 @@ class _Pull:
 
     def _small(self, found: Descriptor) -> bytes:
         """A blob that fits into memory, fetched by one of all who want it."""
-        blobs = self._store.layout.blobs
-        if blobs.size(found.digest) is None:
+        raw = self._stored(found.digest)
+        if raw is None:
+            blobs = self._store.layout.blobs
             lock = blobs.lock(found.digest, time.sleep)
             try:
-                if blobs.size(found.digest) is None:
+                raw = self._stored(found.digest)
+                if raw is None:
                     raw = b"".join(self._source.pieces(found))
                     blobs.put(raw, found.digest.algorithm)
                     self._source.tell(found, "done", found.size)
@@ -202,4 +193,14 @@ class _Pull:
             finally:
                 lock.unlink()
         self._source.tell(found, "exists", found.size)
-        return blobs.read(found.digest, limit=MAX_DOCUMENT)
+        return raw
+
+    def _stored(self, digest: Digest) -> bytes | None:
+        """A document in the store; None where it is missing or damaged."""
+        blobs = self._store.layout.blobs
+        if blobs.size(digest) is None:
+            return None
+        try:
+            return blobs.read(digest, limit=MAX_DOCUMENT)
+        except StoreCorrupt:
+            return None

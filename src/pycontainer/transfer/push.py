@@ -61,7 +61,7 @@ def push(
         raise InvalidOption(f"compression={compression!r}: must be 'gzip', 'zstd' or 'none'")
     target = Target(client, repository, report)
     try:
-        return _Push(store, target, manifest, config, form).run(tags)
+        return _Push(store, manifest, config, form).run(target, tags)
     except StoreCorrupt as error:
         if store.catalog.by_manifest(manifest.digest) is None:
             raise ImageNotFound(f"image {manifest.config.digest} was removed") from error
@@ -71,11 +71,8 @@ def push(
 class _Push:
     """One image on its way into one repository."""
 
-    def __init__(
-        self, store: Store, target: Target, manifest: Manifest, config: ImageConfig, form: Form
-    ) -> None:
+    def __init__(self, store: Store, manifest: Manifest, config: ImageConfig, form: Form) -> None:
         self._store = store
-        self._target = target
         self._manifest = manifest
         self._form = form
         self._diff_ids = frozenset(config.diff_ids)
@@ -83,31 +80,39 @@ class _Push:
         self._pushed: dict[Digest, Descriptor] = {}
         self._sent = threading.Event()
 
-    def run(self, tags: Sequence[str]) -> Descriptor:
-        blobs = {blob.digest: blob for blob in (*self._manifest.layers, self._manifest.config)}
-        self._check_there(blobs)
-        self._target.run([functools.partial(self._blob, blob) for blob in blobs.values()])
+    def run(self, target: Target, tags: Sequence[str]) -> Descriptor:
+        layers = {layer.digest: layer for layer in self._manifest.layers}
+        config = self._manifest.config
+        self._check_there([*layers.values(), config])
+        # One question ahead of the others: who cannot be reached, or lets nobody in, is asked once.
+        tasks = [functools.partial(self._layer, layer) for layer in layers.values()]
+        if not target.offer(config.digest, config, tuple):
+            tasks.append(functools.partial(self._send, config))
+        target.run(tasks)
         manifest = self._manifest_there()
         there = manifest.descriptor
         asking = not self._sent.is_set()
-        self._target.put_manifest(manifest.raw, there.media_type, there.digest, tags, asking=asking)
+        target.put_manifest(manifest.raw, there.media_type, there.digest, tags, asking=asking)
         return there
 
-    def _check_there(self, blobs: dict[Digest, Descriptor]) -> None:
+    def _check_there(self, blobs: list[Descriptor]) -> None:
         """Before anything is sent: what is missing is noticed now."""
-        for digest, blob in blobs.items():
-            size = self._store.layout.blobs.size(digest)
+        for blob in blobs:
+            size = self._store.layout.blobs.size(blob.digest)
             if size is None:
-                raise StoreCorrupt(f"blob {digest} of image {self._manifest.config.digest} is missing")
+                raise StoreCorrupt(f"blob {blob.digest} of image {self._manifest.config.digest} is missing")
             if size != blob.size:
-                raise StoreCorrupt(f"blob {digest} has {size} bytes, not the {blob.size} of its image")
+                raise StoreCorrupt(f"blob {blob.digest} has {size} bytes, not the {blob.size} of its image")
 
-    def _blob(self, blob: Descriptor) -> None:
-        if self._is_to_be_compressed(blob):
-            self._pushed[blob.digest] = self._compress(blob)
-        elif not self._target.offer(blob.digest, blob, lambda: self._tagged_places(blob.digest)):
-            self._sent.set()
-            self._target.send(blob.digest, lambda: self._chunks(blob), blob)
+    def _layer(self, layer: Descriptor, target: Target) -> None:
+        if self._is_to_be_compressed(layer):
+            self._pushed[layer.digest] = self._compress(layer, target)
+        elif not target.offer(layer.digest, layer, lambda: self._tagged_places(layer.digest)):
+            self._send(layer, target)
+
+    def _send(self, blob: Descriptor, target: Target) -> None:
+        self._sent.set()
+        target.send(blob.digest, lambda: self._chunks(blob), blob)
 
     def _is_to_be_compressed(self, blob: Descriptor) -> bool:
         return (
@@ -118,23 +123,23 @@ class _Push:
             and self._compressed.is_made(blob.digest)
         )
 
-    def _compress(self, layer: Descriptor) -> Descriptor:
+    def _compress(self, layer: Descriptor, target: Target) -> Descriptor:
         """Pushes `layer` in its other form; the descriptor for that."""
         media_type = _MEDIA_TYPES[self._form]
         known = self._compressed.find(layer.digest, self._form)
         if known is not None:
             there = Descriptor(media_type, known.digest, known.size)
-            if self._target.offer(layer.digest, there, lambda: known.places):
-                self._remember(layer.digest, known)
+            if target.offer(layer.digest, there, lambda: known.places):
+                self._remember(layer.digest, known.at(target.place))
                 return there
         self._sent.set()
         # Without the digest of last time: another release of zlib may give other bytes now.
-        sent = self._target.send(layer.digest, lambda: self._deflated(layer), None)
-        self._remember(layer.digest, Compressed(sent.digest, sent.size))
+        sent = target.send(layer.digest, lambda: self._deflated(layer), None)
+        self._remember(layer.digest, Compressed(sent.digest, sent.size).at(target.place))
         return Descriptor(media_type, sent.digest, sent.size)
 
     def _remember(self, diff_id: Digest, compressed: Compressed) -> None:
-        self._compressed.remember(diff_id, self._form, compressed.at(self._target.place))
+        self._compressed.remember(diff_id, self._form, compressed)
 
     def _chunks(self, blob: Descriptor) -> Iterator[bytes]:
         return self._store.layout.blobs.chunks(blob.digest, size=blob.size)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pycontainer.errors import DigestMismatch, NotFound, RegistryError
+from pycontainer.errors import RegistryError
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.transfer.crew import Crew
@@ -22,6 +24,7 @@ Content = Callable[[], Iterator[bytes]]
 # Each is a request; more guesses cost more than they bring.
 _MAX_MOUNTS = 2
 _AT_ONCE = 3
+_EVERY = 0.05  # seconds between two reports of the same blob
 
 
 class Target:
@@ -35,11 +38,23 @@ class Target:
         self._telling = threading.Lock()
         self._crew: Crew[None] | None = None
 
-    def run(self, tasks: Iterable[Callable[[], None]]) -> None:
-        """Does all `tasks`, which use this target, three at a time. Raises the first failure."""
-        with Crew(list(tasks), _AT_ONCE) as self._crew:
-            for _ in self._crew.results():
-                pass
+    def run(self, tasks: Iterable[Callable[[Target], None]], *others: Client) -> None:
+        """Does all `tasks`, three at a time, with a target like this one. Raises the first failure.
+
+        That one has connections of its own: when a task fails, or at Ctrl-C, they are cut, and so are those
+        of `others`, for nobody to be waited for.
+        """
+        with self.client.branch() as own:
+            target = Target(own, self.repository, self._report)
+
+            def cut() -> None:
+                for client in (own, *others):
+                    client.close()
+
+            calls = [functools.partial(task, target) for task in tasks]
+            with Crew(calls, _AT_ONCE, _nothing, cut) as target._crew:
+                for _ in target._crew.results():
+                    pass
 
     def tell(self, name: Digest, step: Step, done: int, total: int | None) -> None:
         """Raises what the listener raises, and Cancelled where another task has failed."""
@@ -66,8 +81,14 @@ class Target:
         def resumed(offset: int) -> Iterator[bytes]:
             return self._wanted(content(), offset)
 
+        told = 0.0
+
         def sent(done: int) -> None:
-            self.tell(name, "uploading", done, total)
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= _EVERY:
+                told = now
+                self.tell(name, "uploading", done, total)
 
         if blob is None:
             uploaded = self.client.push_blob(self.repository, resumed, sent=sent)
@@ -84,21 +105,8 @@ class Target:
         """Puts a manifest under its digest, or under all `tags`. Where it may be there already, `asking`
         first saves sending it. Raises DigestMismatch where the registry took it for something else."""
         for reference in tags or (str(digest),):
-            if asking and self.has_manifest(reference, digest):
-                continue
-            answer = self.client.push_manifest(self.repository, reference, raw, media_type)
-            # It may name it by another algorithm.
-            if not answer.verify(raw):
-                raise DigestMismatch(
-                    f"{self.place}: {reference} was pushed as {digest}, the registry says {answer}"
-                )
-
-    def has_manifest(self, reference: str, digest: Digest) -> bool:
-        """Whether `reference` is this manifest already."""
-        try:
-            return self.client.resolve(self.repository, reference).digest == digest
-        except NotFound:
-            return False
+            if not asking or not self.client.has_manifest(self.repository, reference, digest):
+                self.client.push_manifest(self.repository, reference, raw, media_type)
 
     def _wanted(self, chunks: Iterator[bytes], offset: int) -> Iterator[bytes]:
         """`chunks` from `offset` bytes on, as long as nothing else has failed."""
@@ -128,3 +136,7 @@ class Target:
             if registry == self.client.registry and name not in seen:
                 seen.add(name)
                 yield name
+
+
+def _nothing(_: None) -> None:
+    """What is to be done about a task's result that nobody wants any more."""
