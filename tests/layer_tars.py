@@ -190,6 +190,13 @@ def corpus() -> dict[str, bytes]:
         "links": (extended(("comment", "g"), kind=b"g"), extended(("linkpath", "../x")), symlink(b"s", b"t")),
         "long": (long_name(b"n" * 120), long_name(b"t" * 120, b"K"), symlink(b"n", b"t")),
         "whiteouts": (entry(b"a/.wh.b"), entry(b"a/b/c"), entry(b"d/.wh..wh..opq"), directory(b"a/b/")),
+        "implied": (
+            entry(b"e/b/c"),
+            entry(b"e/.wh..wh..opq"),
+            entry(b"i/j/k"),
+            directory(b"i"),
+            entry(b"m/h"),
+        ),
         "nodes": (device(b"c", b"3", 1, 3), device(b"b", b"4", 7, 0), header(b"p", b"6"), directory(b"c")),
         "sparse-old": (sparse_old(b"s", [(1024 * i, b"z") for i in range(6)], 9000),),
         "sparse-0.0": (sparse_pax(b"s", AREAS, 8192, "0.0"),),
@@ -197,4 +204,4 @@ def corpus() -> dict[str, bytes]:
         "sparse-1.0": (sparse_pax(b"s", AREAS, 8192, "1.0"),),
         "base256": (entry(b"f", uid=base256(70000, 8), mtime=base256(-9, 12)), entry(b"f", b"twice")),
     }
-    return {name: b"\0" + b"".join(parts) for name, parts in seeds.items()}
+    return {name: (b"\x08" if name == "implied" else b"\0") + b"".join(p) for name, p in seeds.items()}

@@ -303,12 +303,37 @@ def test_a_layer_that_is_there_is_checked_all_the_same(store: Store, put: Any) -
     Image.load(put(a.docker(ONE, tags=["x:1"])), store=store)
     Image.load(put(a.docker(ONE, tags=["y:1"], blobs=(gzip.compress(ONE),))), store=store)
     before = content(store)
-    with pytest.raises(InvalidImage, match=r"Layers\[0\].*unpacks to"):
+    with pytest.raises(InvalidImage, match=r"Layers\[0\].*should be"):
         Image.load(put(a.docker(ONE, tags=["z:1"], blobs=(gzip.compress(TWO),))), store=store)
     assert content(store) == before and store.check() == []
 
 
 # What strangers might write
+
+
+def test_layers_of_others_are_not_given_away(store: Store, put: Any) -> None:
+    """An image that names the blob of one layer and the diff_id of another one, both of them here."""
+    private, known = gzip.compress(ONE, mtime=0), gzip.compress(TWO, mtime=0)
+    for stream, blob in ((ONE, private), (TWO, known)):
+        made = a.Layout()
+        made.list(made.image(stream, compressed=(blob,)))
+        Image.load(put(made.parts()), store=store)
+    before = Image.list(store=store)
+    made = a.Layout()
+    made.list(made.image(ONE, compressed=(known,), author="somebody else"))
+    with pytest.raises(InvalidImage, match=r"layers\[0\].*should be"):
+        Image.load(put(made.parts()), store=store)
+    assert Image.list(store=store) == before
+
+
+@pytest.mark.parametrize("make", [a.docker, a.layout])
+def test_naming_a_layer_is_not_bringing_it(store: Store, put: Any, make: Any) -> None:
+    parts = make(ONE)
+    (image,) = Image.load(put(parts), store=store)
+    name = next(name for name, data in parts.items() if data == ONE)
+    with pytest.raises(InvalidImage, match="should be"):
+        Image.load(put({**parts, name: bytes(len(ONE))}), store=store)
+    assert Image.list(store=store) == [image] and store.check() == []
 
 
 def docker_with(**changes: Any) -> a.Parts:

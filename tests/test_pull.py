@@ -21,6 +21,7 @@ import attrs
 import pytest
 
 import images_made
+from conftest import need
 from fault_registry import FaultRegistry
 from pycontainer.distribution.client import Client
 from pycontainer.distribution.patience import Patience
@@ -41,6 +42,7 @@ from pycontainer.oci.reference import Reference
 from pycontainer.store import LayeredRoot, Store
 from pycontainer.transfer.events import Progress
 from pycontainer.transfer.pull import pull
+from registries import RealRegistry, unique
 from registry_faults import Close, Flip, Slow, Stall, Status, Truncate
 
 NAME = "team/app"
@@ -323,7 +325,7 @@ def test_documents_that_are_none(registry: FaultRegistry, client: Client, store:
     schema1 = json.dumps({"schemaVersion": 1, "name": NAME, "tag": "1", "fsLayers": [], "history": []})
     kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
     registry.put_manifest(NAME, "old", schema1.encode(), kind)
-    with pytest.raises(InvalidImage, match=r"manifest\.v1\+prettyjws"):
+    with pytest.raises(InvalidImage, match="Docker's schema 1"):
         get(store, client, "old")
     wrong = images_made.Image.make([images_made.layer({"a": b"1"})])
     registry.put(NAME, "1", with_config(wrong, {"architecture": "amd64"}))
@@ -614,3 +616,31 @@ def test_memory_stays_flat(registry: FaultRegistry, tmp_path: Path) -> None:
     assert int(peak) < 64 << 20, f"{int(peak) >> 20} MiB"
     # Of the interpreter's own doing it is a few ms; the rest is what else the machine has to do.
     assert float(late) < 0.5
+
+
+@pytest.mark.parametrize("form", ["oci", "v2s2"])
+def test_from_a_true_registry(
+    registry: FaultRegistry, plain_registry: RealRegistry, store: Store, tmp_path: Path, form: str
+) -> None:
+    """What another tool brought there; and another tool reads the store that it was pulled into."""
+    need(shutil.which("skopeo") is not None, "skopeo")
+    image = registry.put_image(NAME, "1", [images_made.layer({"a": b"1"}), images_made.layer({"b": b"2"})])
+    there = unique("pulled")
+    copy = ["skopeo", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false", "--format", form]
+    source, target = f"docker://{registry.host}/{NAME}:1", f"docker://{plain_registry.host}/{there}:1"
+    subprocess.run([*copy, source, target], check=True)
+    reference = Reference.complete(f"{plain_registry.host}/{there}:1")
+    with Client(plain_registry.host) as client:
+        for _ in range(2):
+            made = pull(store, client, reference)
+    pulled = Image(store, made.entry, made)
+    assert root(pulled) == {"a": b"1", "b": b"2"}
+    if form != "oci":
+        # Kept as it came, for its digest's sake; skopeo reads no such manifest in a layout.
+        assert pulled.digest == made.manifest.digest != image.digest
+        return
+    assert pulled.digest == image.digest
+    shown = subprocess.run(
+        ["skopeo", "inspect", f"oci:{store.path}:{reference}"], capture_output=True, check=True
+    )
+    assert json.loads(shown.stdout)["Digest"] == pulled.digest

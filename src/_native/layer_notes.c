@@ -84,7 +84,7 @@ pctr_layer_note_implied(struct pctr_layer_notes *notes, int fd, const char *path
         return 0;
     }
     if (fsetxattr(fd, notes->mark, "y", 1, 0) < 0) {
-        return errno == ENOTSUP ? 0 : -1;
+        return errno == ENOTSUP || errno == EPERM ? 0 : -1;
     }
     return append(notes, path);
 }
@@ -95,7 +95,7 @@ pctr_layer_unmark(const struct pctr_layer_notes *notes, int fd)
     if (notes->path == NULL || fremovexattr(fd, notes->mark) == 0) {
         return 0;
     }
-    return errno == ENODATA || errno == ENOTSUP ? 0 : -1;
+    return errno == ENODATA || errno == ENOTSUP || errno == EPERM ? 0 : -1;
 }
 
 int

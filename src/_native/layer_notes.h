@@ -24,8 +24,8 @@ const char *pctr_layer_mark(uint32_t flags);
 
 void pctr_layer_notes_begin(struct pctr_layer_notes *notes, const struct pctr_layer_limits *limits);
 
-/* Notes and marks a directory; one that cannot be marked (a file system without attributes) keeps
- * the look that it has. 0, or -1 with errno. */
+/* Notes and marks a directory; one that cannot be marked (a file system without attributes, or
+ * trusted.* ones in a user namespace) keeps the look that it has. 0, or -1 with errno. */
 int pctr_layer_note_implied(struct pctr_layer_notes *notes, int fd, const char *path);
 
 /* Nothing of the layers below shows in this directory: 0, or -1 with errno. */

@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,9 +78,26 @@ check_canary(void)
     CHECK(count == 3);
 }
 
+/* What was noted is settled with the layer itself as the one below. */
+static void
+adopt(int root, uint32_t flags, bool applied)
+{
+    struct pctr_layer_error error;
+    struct pctr_layer_lower lower = {.fds = &root, .count = 1};
+    int notes = openat(around, "notes", O_RDONLY | O_CLOEXEC);
+    if (notes < 0) {
+        return;
+    }
+    int status = pctr_layer_adopt(notes, root, &lower, flags, &error);
+    CHECK(status == 0 || !applied || error.code == PCTR_LAYER_IO);
+    close(notes);
+    CHECK(unlinkat(around, "notes", 0) == 0);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    char notes[32];
     if (around < 0) {
         set_up();
     }
@@ -91,7 +109,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .max_entries = 300,
         .reserve_bytes = (data[0] & 4) != 0 ? 4096 : 0,
         .flags = (uint32_t)(data[0] & 3),
+        .notes = (data[0] & 8) != 0 ? notes : NULL,
     };
+    snprintf(notes, sizeof(notes), "/proc/self/fd/%d/notes", around);
     int tar = memfd_create("layer", MFD_CLOEXEC);
     CHECK(tar >= 0 && write(tar, data + 1, size - 1) == (ssize_t)size - 1 &&
           lseek(tar, 0, SEEK_SET) == 0);
@@ -105,6 +125,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     CHECK(status == 0 || error.what[0] != '\0');
     CHECK(totals.entries <= limits.max_entries && totals.bytes <= limits.max_bytes);
     CHECK(status < 0 || totals.stream_bytes == size - 1);
+    adopt(root, limits.flags, status == 0);
     close(root);
     close(tar);
     struct pctr_tree_error gone;

@@ -134,8 +134,11 @@ class _Keeping:
             expected = Descriptor(media_types.OCI_LAYER, self._diff_id, self._layer.file.size)
         blobs = self._store.layout.blobs
         if expected is not None and blobs.size(expected.digest) == expected.size:
-            stream = functools.partial(blobs.chunks, expected.digest, size=expected.size)
-            return self._ensure(chain, parent, lambda: _plain(stream())), expected
+            self._prove(expected)
+            if expected.digest == self._diff_id and (lease := self._store.layers.lease(chain)) is not None:
+                return lease, expected
+            there = functools.partial(blobs.chunks, expected.digest, size=expected.size)
+            return self._unpack(chain, parent, lambda: _plain(there())), expected
         with StagedFile(blobs.staging) as staged:
             blob = _Blob(staged, "sha256" if expected is None else expected.digest.algorithm)
             lease = self._copy(blob, form, chain, parent)
@@ -150,12 +153,23 @@ class _Keeping:
                 lease.release()
                 raise
 
+    def _prove(self, expected: Descriptor) -> None:
+        """InvalidImage unless the archive has the blob, which is in the store already. By merely naming
+        somebody else's layer, a stranger's image would get at files that it never brought."""
+        hashed = expected.digest.hasher()
+        for chunk in self._layer.file.chunks():
+            hashed.update(chunk)
+        self._check(Digest.from_hash(hashed), expected)
+
+    def _check(self, digest: Digest, expected: Descriptor) -> None:
+        if digest != expected.digest:
+            raise InvalidImage(f"{self._layer.where}: is {digest} and should be {expected.digest}")
+
     def _described(self, blob: _Blob, form: Format, expected: Descriptor | None) -> Descriptor:
         """What the blob is; InvalidImage where it should be something else."""
         if expected is None:
             return Descriptor(_MEDIA_TYPES.get(form, media_types.OCI_LAYER), blob.digest, blob.size)
-        if blob.digest != expected.digest:
-            raise InvalidImage(f"{self._layer.where}: is {blob.digest} and should be {expected.digest}")
+        self._check(blob.digest, expected)
         return expected
 
     def _copy(self, blob: _Blob, form: Format, chain: Digest, parent: Digest | None) -> Lock:
@@ -169,20 +183,32 @@ class _Keeping:
             copied = True
             return self._copied(blob, form)
 
-        lease = self._ensure(chain, parent, stream)
-        if copied:
-            return lease
+        return self._unpack(chain, parent, stream)
+
+    def _unpack(self, chain: Digest, parent: Digest | None, stream: Callable[[], Iterator[bytes]]) -> Lock:
+        """The layer's lease. `stream()` is read in any case, for the reason that `_prove` gives: a diff_id
+        may be somebody else's layer, too."""
+        read = False
+
+        def reading() -> Iterator[bytes]:
+            nonlocal read
+            read = True
+            return stream()
+
+        limits = self._store.limits
         try:
-            # Another image has this layer; what this archive calls so must prove to be it all the same.
-            measured = measure(
-                self._copied(blob, form), self._store.limits, algorithm=self._diff_id.algorithm
-            )
-            if measured.diff_id != self._diff_id:
-                raise InvalidImage(f"{self._layer.where}: unpacks to {measured.diff_id}, not {self._diff_id}")
-        except BaseException:
-            lease.release()
-            raise
-        return lease
+            lease = self._store.layers.ensure(chain, parent, self._diff_id, reading, limits)
+            try:
+                if not read:
+                    measured = measure(stream(), limits, algorithm=self._diff_id.algorithm)
+                    if measured.diff_id != self._diff_id:
+                        raise InvalidImage(f"it is {measured.diff_id} and should be {self._diff_id}")
+                return lease
+            except BaseException:
+                lease.release()
+                raise
+        except (InvalidImage, UnsafeLayer) as error:
+            raise type(error)(f"{self._layer.where}: {error}") from None
 
     def _copied(self, blob: _Blob, form: Format) -> Iterator[bytes]:
         """The uncompressed layer, while what is to be kept of it goes into the blob."""
@@ -190,12 +216,6 @@ class _Keeping:
         if self._layer.descriptor is not None or form in _MEDIA_TYPES:
             return decompress(blob.filled(chunks), form)
         return blob.filled(decompress(chunks, form))
-
-    def _ensure(self, chain: Digest, parent: Digest | None, stream: Callable[[], Iterator[bytes]]) -> Lock:
-        try:
-            return self._store.layers.ensure(chain, parent, self._diff_id, stream, self._store.limits)
-        except (InvalidImage, UnsafeLayer) as error:
-            raise type(error)(f"{self._layer.where}: {error}") from None
 
 
 def _plain(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -48,9 +49,12 @@ class Lock:
 
     def unlink(self) -> None:
         """Gives the lock up and deletes its file, whose name then stands for nothing. Raises OSError."""
-        if self.fd >= 0:
+        if self.fd < 0:
+            return
+        # Gone already where a signal's handler broke off the call before this one.
+        with suppress(FileNotFoundError):
             os.unlink(self.path)
-            self.release()
+        self.release()
 
     def detach(self) -> int:
         """The descriptor; from now on its new owner closes it, which gives the lock up."""

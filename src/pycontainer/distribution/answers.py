@@ -16,6 +16,8 @@ KNOWN = media_types.MANIFESTS | media_types.INDEXES
 ACCEPT = ", ".join(sorted(KNOWN))
 """What is asked for. Registries convert what a client does not list, or refuse it."""
 
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
+
 # What servers say that do not know; the document itself has to say it then.
 _VAGUE = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 
@@ -70,6 +72,10 @@ def _media_type(raw: bytes, stated: str, what: str) -> str:
     found = own or ("" if stated in _VAGUE else stated)
     if not found:
         found = media_types.OCI_INDEX if is_index else media_types.OCI_MANIFEST
+    if found.startswith(_SCHEMA_1):
+        raise InvalidImage(
+            f"{what}: is in Docker's schema 1, given up in 2017: push it again with a newer tool"
+        )
     if found not in KNOWN:
         raise InvalidImage(f"{what}: {d.shorten(found)} is no type of image manifest that is known here")
     if stated not in _VAGUE and stated != found:

@@ -11,7 +11,8 @@ from pycontainer.errors import InvalidImage
 
 Format = Literal["gzip", "zstd", "xz", "none"]
 
-_OUTPUT = 1 << 20
+# Large enough for few calls, little enough to be hashed and passed on out of a processor's cache.
+_OUTPUT = 256 << 10
 # What `zstd --long=27`, the largest that the zstd tool reads unasked, needs in memory.
 _ZSTD_WINDOW = 128 << 20
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -43,7 +44,7 @@ def peek(chunks: Iterator[bytes]) -> tuple[Format, Iterator[bytes]]:
 
 
 def decompress(chunks: Iterator[bytes], form: Format) -> Iterator[bytes]:
-    """The content of `chunks`, in pieces of about 1 MiB; InvalidImage where it is damaged or cut short."""
+    """The content of `chunks`, in pieces of at most 256 KiB; InvalidImage where it is damaged or cut off."""
     if form == "none":
         return chunks
     return _members(chunks, form)

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
 
 from pycontainer.blobs.failures import store_errors
 from pycontainer.blobs.locks import Lock, lock_file, share, try_lock, wait_for
-from pycontainer.errors import InvalidImage, StoreCorrupt
+from pycontainer.errors import InvalidImage, StoreCorrupt, StoreError
 from pycontainer.layer.apply import apply
 from pycontainer.layer.limits import Limits
 from pycontainer.oci import _document as d
@@ -65,6 +65,11 @@ class NewLayer:
         self._staged = staged
         self._lock = lock
 
+    def __del__(self) -> None:
+        # An exception out of a signal's handler may come before anybody has it in hand.
+        with suppress(StoreError):
+            self.drop()
+
     def commit(self) -> Lock:
         """Puts the layer into its place, where those below it are already; its lease. Raises StoreError,
         and then nothing of it is left."""
@@ -77,7 +82,9 @@ class NewLayer:
         return lease
 
     def drop(self) -> None:
-        """Removes what was unpacked. Raises StoreError."""
+        """Removes what was unpacked, unless it was committed. Raises StoreError."""
+        if self._lock.fd < 0:
+            return
         try:
             self._layers._remove(self._staged)
         finally:

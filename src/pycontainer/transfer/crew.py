@@ -55,6 +55,7 @@ class Crew(Generic[T]):
         try:
             self.cancel()
             for thread in self._threads:
+                # One that has not begun yet, as Ctrl-C came in the midst of its start, finds nothing to do.
                 if thread.ident is not None:
                     thread.join()
         finally:
@@ -62,7 +63,8 @@ class Crew(Generic[T]):
                 self._drop(self._done.popitem()[1])
 
     def results(self) -> Iterator[T]:
-        """What the tasks give, in their order. Raises the first failure of any as soon as it is there."""
+        """What the tasks give, in their order: the caller's when the next one is asked for. Raises the
+        first failure of any as soon as it is there."""
         for thread in self._threads:
             thread.start()
         for number in range(len(self._tasks)):
@@ -71,8 +73,8 @@ class Crew(Generic[T]):
                     self._changed.wait(_SLICE)
                 if self._failure is not None:
                     raise self._failure
-                made = self._done.pop(number)
-            yield made
+            yield self._done[number]
+            del self._done[number]
 
     def sleep(self, seconds: float) -> None:
         """Waits, for the threads; raises Cancelled as soon as there is no reason to wait any more."""

@@ -6,11 +6,12 @@ resolve -> known already? -> manifest (through an index) -> config -> layers -> 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import attrs
 
-from pycontainer.errors import InvalidImage, StoreCorrupt, TransportError
+from pycontainer.errors import InvalidImage, RateLimited, StoreCorrupt, StoreError, TransportError
 from pycontainer.layer.unpacked import chain_ids
 from pycontainer.oci import media_types
 from pycontainer.oci._document import MAX_DOCUMENT, shorten
@@ -54,9 +55,10 @@ def pull(
     """Brings what the registry has under `reference` into the store and gives it that name, unless it
     is named by digest. `repository` is what the client calls it where that is not the reference's.
 
-    What is there already is not fetched again; where all is, one HEAD is all that is asked. Blobs of a pull
-    that the network ended stay, for the next one or for `Store.prune`. Raises RegistryError's kinds,
-    InvalidImage, UnsafeLayer, UnsupportedPlatform, StoreError, and what `report` raises.
+    What is there already is not fetched again; where all is, one HEAD is all that is asked. Whole layers
+    of a pull that the network or Ctrl-C ended stay, for the next one or for `Store.prune`. Raises
+    RegistryError's kinds, InvalidImage, UnsafeLayer, UnsupportedPlatform, StoreError, and what `report`
+    raises.
     """
     reference = reference.with_defaults()
     name = str(reference) if reference.digest is None else None
@@ -68,10 +70,12 @@ def pull(
     try:
         with store.writing():
             return one.known(found.digest, name) or one.fetch(found, name)
-    except TransportError:
+    except (TransportError, RateLimited):
         raise
     except Exception:
-        store.collect_now()
+        # What stopped the pull is the news; whatever this leaves, the next prune removes.
+        with suppress(StoreError):
+            store.collect_now()
         raise
 
 
