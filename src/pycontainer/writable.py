@@ -12,7 +12,8 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pycontainer import _sys
+from pycontainer import _sys, session
+from pycontainer.errors import LaunchError
 from pycontainer.runtime import plan
 from pycontainer.snapshot import overlay
 from pycontainer.store import HostRoot
@@ -30,6 +31,7 @@ class DiskLayer:
     def __init__(self, root: LayeredRoot, sealed: Sequence[str] = ()) -> None:
         """`sealed` are other containers' layers between, topmost first. Raises NoSpace and StoreError."""
         self.directory: ContainerDir = root.store.new_container_dir()
+        session.current().answer_for(self.directory.group.path)
         self.id = self.directory.id
         self.sealed = tuple(sealed)
         self._lower = (*self.sealed, *root.lower)
@@ -79,7 +81,10 @@ class MemoryLayer:
         if self._namespace >= 0:
             return plan.Root(used=True, joins=True)
         self._hang_up()
-        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise LaunchError("preparing a writable layer", errno=error.errno) from error
         self._ours.setblocking(False)
         return plan.Root(joins=self.sealed is not None, gives=True)
 
