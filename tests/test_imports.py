@@ -311,3 +311,11 @@ def test_report_import_time(record_property: pytest.RecordProperty) -> None:
     micros = int(lines[-1].split("|")[1])
     record_property("import_us", micros)
     print(f"import pycontainer: {micros / 1000:.2f} ms")
+
+
+def test_type_checkers_see_the_names_that_programs_see() -> None:
+    import pycontainer
+
+    nodes = ast.walk(ast.parse(Path(pycontainer.__file__).read_text()))
+    shown = {alias.asname for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert shown - {None} == set(pycontainer.__all__)

@@ -23,6 +23,7 @@ import pytest
 import images_made
 from conftest import need
 from fault_registry import FaultRegistry
+from ordinary_user import OrdinaryUser
 from pycontainer.distribution.client import Client
 from pycontainer.distribution.patience import Patience
 from pycontainer.errors import (
@@ -644,3 +645,25 @@ def test_from_a_true_registry(
         ["skopeo", "inspect", f"oci:{store.path}:{reference}"], capture_output=True, check=True
     )
     assert json.loads(shown.stdout)["Digest"] == pulled.digest
+
+
+def test_as_an_ordinary_user(registry: FaultRegistry, as_user: OrdinaryUser) -> None:
+    image = images_made.many_layers(6)
+    registry.put(NAME, "1", image)
+    script = f"""
+import os, tempfile
+from pycontainer.distribution.client import Client
+from pycontainer.oci.reference import Reference
+from pycontainer.store import Store
+from pycontainer.transfer.pull import pull
+with tempfile.TemporaryDirectory() as base, Store(base + "/store") as store:
+    with Client("{registry.host}") as client:
+        made = pull(store, client, Reference.complete("{registry.host}/{NAME}:1"))
+    assert len(store.layers.chains()) == 6 and store.check() == []
+    print(made.entry.manifest.digest)
+    store.catalog.remove(made.entry.manifest.digest)
+    del made
+    store.prune()
+    assert store.layers.chains() == []
+"""
+    assert as_user(script).stdout.strip() == image.digest

@@ -46,13 +46,19 @@ if TYPE_CHECKING:
     from pycontainer.errors import UnsupportedPlatform as UnsupportedPlatform
     from pycontainer.errors import WaitFailed as WaitFailed
     from pycontainer.image import Image as Image
+    from pycontainer.image import pull as pull
     from pycontainer.mounts import bind as bind
     from pycontainer.mounts import content as content
     from pycontainer.mounts import tmpfs as tmpfs
     from pycontainer.oci.config import ImageConfig as ImageConfig
+    from pycontainer.oci.descriptor import Descriptor as Descriptor
+    from pycontainer.oci.manifest import Index as Index
+    from pycontainer.oci.manifest import Manifest as Manifest
+    from pycontainer.oci.platform import Platform as Platform
     from pycontainer.options import Options as Options
     from pycontainer.process import Process as Process
     from pycontainer.registry import Registry as Registry
+    from pycontainer.registry import Repository as Repository
     from pycontainer.runner import create as create
     from pycontainer.runner import run as run
     from pycontainer.runner import start as start
@@ -61,6 +67,7 @@ if TYPE_CHECKING:
     from pycontainer.streams import DEVNULL as DEVNULL
     from pycontainer.streams import PIPE as PIPE
     from pycontainer.streams import STDOUT as STDOUT
+    from pycontainer.transfer.events import Progress as Progress
 
 _MODULES = {
     "AuthError": "errors",
@@ -77,11 +84,13 @@ _MODULES = {
     "ImageConfig": "oci.config",
     "ImageError": "errors",
     "ImageNotFound": "errors",
+    "Index": "oci.manifest",
     "InvalidImage": "errors",
     "InvalidOption": "errors",
     "InvalidReference": "errors",
     "InvalidState": "errors",
     "LaunchError": "errors",
+    "Manifest": "oci.manifest",
     "NameInUse": "errors",
     "NoSpace": "errors",
     "NotFound": "errors",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pycontainer.errors import InvalidReference, NotFound, RegistryError
+from pycontainer.errors import InvalidOption, InvalidReference, NotFound, RegistryError, TransportError
 from pycontainer.image import Image
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
@@ -24,15 +25,18 @@ if TYPE_CHECKING:
     from pycontainer.transfer.events import Report
 
 
+_Path = str | os.PathLike[str]
+
+
 class Registry:
     """A server that holds repositories, by its name in references: "docker.io", "127.0.0.1:5000".
 
-    `insecure` allows plain HTTP (loopback may always speak it); `verify` is False, or a file of CA
+    `insecure` allows plain HTTP (None: loopback may speak it); `verify` is False, or a file of CA
     certificates; `cert` is a file with a client certificate and its key, or both files; `timeout` is
     seconds without an answer; `mirrors` are asked first for what is read. `auth` is (user, password),
     None for what the configuration files of docker and podman say (config.json, auth.json,
     credential helpers), False for nobody. Nothing is sent before the first request. Safe from any
-    thread; a context manager that closes its connections.
+    thread; a context manager that closes it.
     """
 
     def __init__(
@@ -41,8 +45,8 @@ class Registry:
         *,
         insecure: bool | None = None,
         auth: tuple[str, str] | Credential | bool | None = None,
-        verify: bool | str = True,
-        cert: str | tuple[str, str] | None = None,
+        verify: bool | str | os.PathLike[str] = True,
+        cert: _Path | tuple[_Path, _Path] | None = None,
         timeout: float = 30.0,
         mirrors: Sequence[str] = (),
     ) -> None:
@@ -50,16 +54,14 @@ class Registry:
         a configuration file or credential helper is broken."""
         from pycontainer.distribution.client import Client
 
-        reference = Reference.parse(f"{name}/name") if isinstance(name, str) else None
-        if reference is None or reference.registry != name:
-            raise InvalidReference(f"registry {name!r}: must be host[:port], without a scheme or path")
-        self.name = reference.with_defaults().registry or name
+        self.name = _registry(name)
+        _check(insecure, timeout, mirrors)
         self._client: Client = Client(
             self.name,
             insecure=insecure,
             auth=auth,
-            verify=verify,
-            cert=cert,
+            verify=_verify(verify),
+            cert=_cert(cert),
             timeout=timeout,
             mirrors=mirrors,
         )
@@ -71,14 +73,20 @@ class Registry:
     def repositories(self) -> Iterator[Repository]:
         """All repositories, as far as the registry lists them (many forbid it). Raises RegistryError."""
         for name in self._client.repositories():
-            yield Repository(self, name)
+            try:
+                found = Repository(self, name)
+            except InvalidReference as error:
+                raise TransportError(
+                    f"{self.name}: the catalog lists what is no repository: {error}"
+                ) from None
+            yield found
 
     def ping(self) -> None:
         """Raises RegistryError unless it answers as a registry does, with these credentials."""
         self._client.ping()
 
     def close(self) -> None:
-        """Closes its connections; the next use opens new ones."""
+        """Closes its connections, for good: whoever waits for an answer gets TransportError."""
         self._client.close()
 
     def __enter__(self) -> Registry:
@@ -97,6 +105,8 @@ class Repository:
     """The tagged versions of one image on a registry. All methods raise RegistryError's kinds."""
 
     def __init__(self, registry: Registry, name: str) -> None:
+        if not isinstance(name, str):
+            raise InvalidReference(f"repository {name!r}: must be a string")
         reference = Reference.parse(f"{registry.name}/{name}")
         if reference.tag is not None or reference.digest is not None:
             raise InvalidReference(f"repository {name!r}: must be a name alone")
@@ -241,13 +251,14 @@ class BlobStream(io.RawIOBase):
         self.descriptor = descriptor
         self._pieces = pieces
         self._left = memoryview(b"")
+        self._failure: BaseException | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._left:
-            piece = next(self._pieces, None)
+            piece = self._next()
             if piece is None:
                 return 0
             self._left = memoryview(piece)
@@ -260,7 +271,20 @@ class BlobStream(io.RawIOBase):
         if self._left:
             yield bytes(self._left)
             self._left = memoryview(b"")
-        yield from self._pieces
+        while (piece := self._next()) is not None:
+            yield piece
+
+    def _next(self) -> bytes | None:
+        """The next piece, None at the end. A failure stays one: what follows it is no end."""
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return next(self._pieces, None)
+        except BaseException as error:
+            self._failure = error
+            raise
 
     def close(self) -> None:
         """Ends the transfer, also in its midst."""
@@ -271,3 +295,48 @@ class BlobStream(io.RawIOBase):
 
     def __repr__(self) -> str:
         return f"<BlobStream {self.descriptor.digest}>"
+
+
+def _registry(name: object) -> str:
+    """A registry's name as it stands in complete references. Raises InvalidReference."""
+    problem = f"registry {name!r}: must be host[:port], without a scheme or path"
+    try:
+        reference = Reference.parse(f"{name}/name")
+    except InvalidReference as error:
+        raise InvalidReference(f"{problem}: {error}") from None
+    found = reference.with_defaults().registry
+    if reference.registry != name or found is None:
+        raise InvalidReference(problem)
+    return found
+
+
+def _check(insecure: object, timeout: object, mirrors: object) -> None:
+    if insecure is not None and not isinstance(insecure, bool):
+        raise InvalidOption(f"insecure={insecure!r}: must be True, False or None")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise InvalidOption(f"timeout={timeout!r}: must be a number of seconds")
+    if isinstance(mirrors, str):
+        raise InvalidOption(f"mirrors={mirrors!r}: must be a sequence of registries")
+
+
+def _verify(verify: object) -> bool | str:
+    if isinstance(verify, bool):
+        return verify
+    return _path("verify", verify, "must be True, False or a file of CA certificates")
+
+
+def _cert(cert: object) -> str | tuple[str, str] | None:
+    wanted = "must be a file, or a certificate's and its key's"
+    if cert is None:
+        return None
+    if not isinstance(cert, tuple):
+        return _path("cert", cert, wanted)
+    if len(cert) != 2:
+        raise InvalidOption(f"cert={cert!r}: {wanted}")
+    return _path("cert", cert[0], wanted), _path("cert", cert[1], wanted)
+
+
+def _path(option: str, value: object, wanted: str) -> str:
+    if isinstance(value, (str, os.PathLike)) and isinstance(path := os.fspath(value), str):
+        return path
+    raise InvalidOption(f"{option}={value!r}: {wanted}")

@@ -6,7 +6,7 @@ import base64
 import copy
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -29,7 +29,7 @@ from pycontainer.distribution.patience import Patience, Pauses
 from pycontainer.distribution.reply import Reply
 from pycontainer.distribution.tokens import Form
 from pycontainer.distribution.wires import Tls, Wires
-from pycontainer.errors import TransportError
+from pycontainer.errors import RegistryError, TransportError
 
 _MAX_REDIRECTS = 8
 _MAX_ERROR = 64 << 10
@@ -160,14 +160,16 @@ class Transport:
         own = origin(url) == origin(self.base())
         asked = _Headers({**_OWN_HEADERS, **(headers or {})})
         if own:
-            _authorize(asked, self._auth.header(scope))
+            _authorize(asked, _naming(method, url, lambda: self._auth.header(scope)))
         reply = self._follow(method, url, asked, body)
         if isinstance(reply, Reply) and reply.status == 401 and own and origin(reply.url) == origin(url):
             challenges = reply.challenges()
             # Read to its end before anybody asks further: the connection is free again then.
             refused = self._refused(reply, asked)
             sent = asked.get("Authorization")
-            answer = self._auth.answer(challenges, scope, sent) if challenges else None
+            answer = None
+            if challenges:
+                answer = _naming(method, url, lambda: self._auth.answer(challenges, scope, sent))
             if answer is None or answer == sent:
                 return refused
             _authorize(asked, answer)
@@ -290,6 +292,15 @@ class Document:
 def _failed(method: str, url: str, why: str) -> Failure:
     shown = safe_url(url)
     return Failure(TransportError(f"{method} {shown}: {why}", url=shown))
+
+
+def _naming(method: str, url: str, ask: Callable[[], str | None]) -> str | None:
+    """What the authentication says; its failures, a token server's too, name what it was wanted for."""
+    try:
+        return ask()
+    except RegistryError as error:
+        error.args = (f"{method} {safe_url(url)}: {error}",)
+        raise
 
 
 def _authorize(headers: _Headers, value: str | None) -> None:
