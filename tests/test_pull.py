@@ -354,6 +354,14 @@ def test_a_wrong_diff_id(registry: FaultRegistry, client: Client, store: Store) 
     with pytest.raises(InvalidImage, match="should be"):
         get(store, client, "bad")
     assert root(get(store, client, "good")) == {"a": b"good"}
+    # Both are in the store now, of different images: still the one is not the other.
+    registry.put_image(NAME, "other", [bad])
+    get(store, client, "other")
+    with pytest.raises(InvalidImage, match="should be"):
+        get(store, client, "bad")
+    registry.forget()
+    get(store, client, "good")
+    assert registry.requests("GET", "/blobs/") == []
 
 
 def test_a_wrong_bit(registry: FaultRegistry, client: Client, store: Store) -> None:

@@ -143,16 +143,17 @@ class Image:
 
         `platform` is "os/architecture[/variant]", by default this machine's. `auth` as for
         `Registry`. `progress` True shows how far it is, None does where stderr is a terminal, and in
-        a notebook; a function is called with `Progress` events. What was transferred when it fails
-        is removed. Raises InvalidReference, UnsupportedPlatform, InvalidImage and UnsafeLayer,
-        RegistryError's kinds, and StoreError's.
+        a notebook; a function is called with `Progress` events. Where it fails, layers that
+        came through whole stay for the next pull, or `Store.prune`; nothing else does.
+
+        Raises InvalidReference, UnsupportedPlatform, InvalidImage and UnsafeLayer, RegistryError's
+        kinds, and StoreError's.
         """
         from pycontainer.transfer.clients import client_for
         from pycontainer.transfer.display import reporting
         from pycontainer.transfer.pull import pull
 
-        reference = _pullable(ref)
-        wanted = Platform.parse(platform) if isinstance(platform, str) else platform
+        reference, wanted = _pullable(ref), wanted_platform(platform)
         store = store or Store.default()
         with client_for(reference, auth) as (client, there), reporting(progress) as report:
             made = pull(store, client, reference, repository=there, platform=wanted, report=report)
@@ -553,6 +554,11 @@ def _complete(ref: str | None) -> str | None:
     if reference.digest is not None:
         raise InvalidReference(f"{ref!r}: a name that is given to an image has no digest")
     return str(reference)
+
+
+def wanted_platform(platform: str | Platform | None) -> Platform | None:
+    """The platform to pull for, None for this machine's. Raises InvalidOption."""
+    return platform if platform is None or isinstance(platform, Platform) else Platform.parse(platform)
 
 
 def _pullable(ref: str) -> Reference:

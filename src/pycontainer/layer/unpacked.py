@@ -252,6 +252,25 @@ class UnpackedLayers:
         except InvalidImage as error:
             raise StoreCorrupt(str(error)) from None
 
+    def note_origin(self, chain: Digest, blob: Digest) -> None:
+        """Notes that the blob was unpacked and is this layer's stream; the caller has a lease. Raises
+        NoSpace and StoreError."""
+        if self.has_origin(chain, blob):
+            return
+        path = os.path.join(self.directory(chain), "origins")
+        with store_errors("writing", path), open(path, "ab", buffering=0) as file:
+            file.write(f"{blob}\n".encode("ascii"))
+
+    def has_origin(self, chain: Digest, blob: Digest) -> bool:
+        """Whether that was noted. Raises StoreError."""
+        path = os.path.join(self.directory(chain), "origins")
+        with store_errors("reading", path):
+            try:
+                with open(path, "rb") as file:
+                    return f"{blob}\n".encode("ascii") in file.readlines()
+            except FileNotFoundError:
+                return False
+
     def chains(self) -> list[Digest]:
         """All layers that are unpacked. Raises StoreError."""
         with store_errors("listing", self.root):

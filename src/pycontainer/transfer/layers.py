@@ -83,8 +83,9 @@ def fetch_layers(store: Store, source: Source, manifest: Manifest, config: Image
     tasks = [partial(make, number) for number in range(len(chains))]
     try:
         with source.branch() as own, Crew(tasks, _AT_ONCE, _drop, own.client.close) as crew:
-            for made in crew.results():
+            for made, chain, blob in zip(crew.results(), chains, manifest.layers, strict=True):
                 upper = made.commit() if isinstance(made, NewLayer) else made
+                store.layers.note_origin(chain, blob.digest)
                 # Only the topmost lease is kept; until that is held, each keeps the ones below.
                 if lease is not None:
                     lease.release()
@@ -132,7 +133,7 @@ class _Layer:
                     self._damaged = True
                     made = self._unpack(chain, parent, diff_id)
                 if isinstance(made, Lock):
-                    self._bring(diff_id)
+                    self._bring(chain, diff_id)
             self._keep()
         except BaseException:
             if made is not None:
@@ -145,9 +146,12 @@ class _Layer:
     def _unpack(self, chain: Digest, parent: Digest | None, diff_id: Digest) -> Made:
         return self._layers.make(chain, parent, diff_id, self._stream, self._limits, sleep=self._sleep)
 
-    def _bring(self, diff_id: Digest) -> None:
-        """The blob of a layer that is unpacked already, perhaps from another one: it must be the same."""
-        if self._is_there():
+    def _bring(self, chain: Digest, diff_id: Digest) -> None:
+        """The blob of a layer that is unpacked already, perhaps from another one: it must be the same.
+        Otherwise an image could name any blob, and get the files of a layer that it does not have."""
+        if self._is_there() and (
+            self._blob.digest == diff_id or self._layers.has_origin(chain, self._blob.digest)
+        ):
             return
         found = measure(self._stream(), self._limits, algorithm=diff_id.algorithm)
         if found.diff_id != diff_id:
