@@ -227,7 +227,7 @@ def test_by_its_name(rootfs: Path) -> None:
     finally:
         image.remove()
     with pytest.raises(pc.ImageNotFound):
-        pc.run("run-by-name:1", ["true"])
+        pc.run("run-by-name:1", ["true"], pull="never")
 
 
 def test_a_read_only_root(image: pc.Image) -> None:

@@ -164,7 +164,7 @@ class Container:
         """
         with self._changing:
             self._check_process()
-            if self.status not in ("created", "stopped"):
+            if self._removed or self.status not in ("created", "stopped"):
                 raise self._not_in("start", "created or stopped")
             self._restarts.begin()
             self._begin()
