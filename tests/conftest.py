@@ -11,6 +11,7 @@ import pytest
 
 import leaks
 import ordinary_user
+from pycontainer import Store
 
 # Fixtures around docker-registry.
 pytest_plugins = ["registries"]
@@ -44,6 +45,8 @@ def store_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(tempfile, "tempdir", str(temporary))
         if "PYCONTAINER_STORE" not in os.environ:
             patch.setenv("PYCONTAINER_STORE", str(base / "store"))
+        # What a process has once for all its containers is no leak of the first test with one.
+        Store.default().new_container_dir().discard()
         yield Path(os.environ["PYCONTAINER_STORE"])
 
 

@@ -166,9 +166,9 @@ def temporary_files(store: Path | None) -> Counter[str]:
         for directory, names, files in os.walk(store):
             deep = Path(directory) != store
             for name in [*names, *files]:
-                if STAGING.search(name) or Path(directory) == store / "containers":
+                if STAGING.search(name) or Path(directory).parent == store / "containers":
                     found[os.path.join(directory, name)] += 1
-            if deep:
+            if deep and Path(directory) != store / "containers":
                 # Below one level lie unpacked layers, which are large and finished.
                 names[:] = [name for name in names if STAGING.search(name)]
     return found

@@ -15,7 +15,17 @@ from conftest import need
 
 NATIVE = Path(__file__).resolve().parent / "native"
 SOURCES = Path(__file__).resolve().parent.parent / "src" / "_native"
-PARTS = ["tar", "tar_pax", "tar_sparse", "beneath", "tree", "layer", "layer_dirs", "layer_notes", "layer_adopt"]
+PARTS = [
+    "tar",
+    "tar_pax",
+    "tar_sparse",
+    "beneath",
+    "tree",
+    "layer",
+    "layer_dirs",
+    "layer_notes",
+    "layer_adopt",
+]
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wswitch-enum", "-Wmissing-prototypes", "-Werror"]
 SANITISED = ["-std=c11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 

@@ -38,7 +38,7 @@ def nothing_left(store_path: Path, image: pc.Image) -> Iterator[None]:
     traces = host_process.Traces(store_path)
     with_owner = [path for path in traces.cgroups() if os.listdir(path) and _containers_below(path)]
     assert with_owner == []
-    assert os.listdir(store_path / "containers") == []
+    assert list(store_path.glob("containers/*/*")) == []
 
 
 def _containers_below(owner: str) -> list[str]:
@@ -188,7 +188,7 @@ def test_too_many_arguments() -> None:
 
 def test_bad_images(tmp_path: Path) -> None:
     with pytest.raises(pc.ImageNotFound, match="no/such-image"):
-        pc.run("no/such-image:1", ["true"])
+        pc.run("no/such-image:1", ["true"], pull="never")
     with pytest.raises(pc.InvalidReference, match="Not A Name"):
         pc.run("Not A Name", ["true"])
     with pytest.raises(pc.PycontainerError, match="no-such-directory"):
@@ -218,18 +218,13 @@ def test_as_ordinary_user(as_user: ordinary_user.OrdinaryUser) -> None:
                 raise AssertionError(options)
         fails("/root/x", mounts=[pc.bind("/root/x", "/mnt")])
         fails("kernel.panic", sysctls={"kernel.panic": "1"})
-        closed = pathlib.Path(os.environ["TMPDIR"], "closed")
-        (closed / "below").mkdir(parents=True)
-        (closed / "below").chmod(0)
         try:
-            pc.Image.from_directory(closed)
+            pc.Image.from_directory("/var/lib")  # some of it is for root alone
         except pc.PycontainerError as error:
-            assert "below" in str(error), error
+            assert "/var/lib/" in str(error) and "EACCES" in str(error), error
         else:
-            raise AssertionError("an unreadable directory")
-        finally:
-            (closed / "below").chmod(0o700)
+            raise AssertionError("a directory that cannot be read")
         store = pathlib.Path(os.environ["PYCONTAINER_STORE"])
-        assert os.listdir(store / "containers") == [] and os.listdir(store / "staging") == []
+        assert list(store.glob("containers/*/*")) == [] and os.listdir(store / "staging") == []
         assert pc.run("host", ["echo", "fine"], capture_output=True).stdout == b"fine\\n"
     """)

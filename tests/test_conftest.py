@@ -61,7 +61,7 @@ def leak_file() -> Callable[[], None]:
 
 
 def leak_store_entry() -> Callable[[], None]:
-    path = Path(os.environ["PYCONTAINER_STORE"]) / "containers" / "left-behind"
+    path = Path(os.environ["PYCONTAINER_STORE"]) / "containers" / "somebody" / "left-behind"
     path.mkdir(parents=True)
     return path.rmdir
 
@@ -74,7 +74,7 @@ def leak_store_entry() -> Callable[[], None]:
         (leak_child, "sleep"),
         (leak_zombie, "true zombie"),
         (leak_file, "left-behind-"),
-        (leak_store_entry, "containers/left-behind"),
+        (leak_store_entry, "containers/somebody/left-behind"),
     ],
 )
 def test_unchanged_sees(leak: Callable[[], Callable[[], None]], said: str) -> None:

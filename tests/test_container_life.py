@@ -163,7 +163,7 @@ def test_states_that_forbid() -> None:
             with pytest.raises(pc.InvalidState, match="not started"):
                 action()
         container.start()
-        with pytest.raises(pc.InvalidState, match="already"):
+        with pytest.raises(pc.InvalidState, match="is running, not created"):
             container.start()
         with pytest.raises(pc.InvalidState, match="force"):
             container.remove()

@@ -69,7 +69,7 @@ def test_sigkill_of_the_host_with_layers(tmp_path: Path) -> None:
     make_root(root)
     with Host(script, tmp_path, env={"ROOT": str(root)}) as host:
         found = traces(host, ready(host), at_least=41)
-        assert len(os.listdir(host.store / "containers")) == 20
+        assert len(list(host.store.glob("containers/*/*"))) == 20
         host.process.kill()
         found.await_nothing(1.0)
     recovers(tmp_path, found)
@@ -330,7 +330,7 @@ def test_container_that_ignores_sigterm(tmp_path: Path) -> None:
     script = """
         stubborn = "trap '' TERM INT HUP; echo up; while :; do sleep 0.05; done"
         with pc.start("host", ["sh", "-c", stubborn]) as container:
-            while b"up" not in container._output.tail("stdout"):
+            while b"up" not in container._run.output.tail("stdout"):
                 time.sleep(0.01)
             began = time.monotonic()
             result = container.stop(timeout=0.3)

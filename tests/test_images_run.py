@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import shutil
 import tarfile
 import threading
@@ -65,7 +64,7 @@ def output(image: pc.Image, script: str, **options: object) -> list[str]:
 
 
 def containers() -> list[str]:
-    return os.listdir(os.path.join(pc.Store.default().path, "containers"))
+    return [path.name for path in Path(pc.Store.default().path).glob("containers/*/*")]
 
 
 def test_a_directory(image: pc.Image) -> None:
@@ -228,7 +227,7 @@ def test_by_its_name(rootfs: Path) -> None:
     finally:
         image.remove()
     with pytest.raises(pc.ImageNotFound):
-        pc.run("run-by-name:1", ["true"])
+        pc.run("run-by-name:1", ["true"], pull="never")
 
 
 def test_a_read_only_root(image: pc.Image) -> None:

@@ -206,6 +206,13 @@ REFUSED: list[tuple[str, Any]] = [
     ("masked_paths", ["proc"]),
     ("masked_paths", "/proc"),
     ("readonly_paths", ["/"]),
+    ("name", "-x"),
+    ("name", "a b"),
+    ("labels", ["a=b"]),
+    ("labels", {"": "x"}),
+    ("annotations", {"a": 1}),
+    ("restart", "sometimes"),
+    ("restart", "on-failure:-1"),
 ]
 
 

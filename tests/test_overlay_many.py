@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import os
 import resource
 import tarfile
 from collections.abc import Iterator
@@ -132,7 +131,7 @@ def test_a_missing_layer_is_named(store_path: Path, tmp_path: Path) -> None:
     with pytest.raises(pc.LaunchError) as caught:
         image.run(["/bin/busybox"], user="0:0")
     assert caught.value.path == str(gone)
-    assert os.listdir(store.path + "/containers") == []
+    assert list(Path(store.path).glob("containers/*/*")) == []
 
 
 def test_as_an_ordinary_user(as_user: OrdinaryUser) -> None:

@@ -62,7 +62,7 @@ SCRIPT = """
             "supervisor's descriptors": len(os.listdir(f"/proc/{supervisor}/fd")),
             "processes": len(host_process.family(supervisor)),
             "control groups": sorted(below),
-            "store": [os.listdir(store / part) for part in ("containers", "staging", "hosts")],
+            "store": [sorted(store.glob(part)) for part in ("containers/*/*", "staging/*", "hosts/*")],
             "temporary files": sorted(os.listdir(os.environ["TMPDIR"])),
         }
 

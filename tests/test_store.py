@@ -50,7 +50,7 @@ def tree(tmp_path: Path) -> Path:
 def clean(store: Store) -> bool:
     """Whether nothing half-made is in the store."""
     left = [name for name in os.listdir(store.layers.root) if name.endswith((".new", ".old"))]
-    return os.listdir(store.layout.staging) == left == os.listdir(os.path.join(store.path, "containers"))
+    return os.listdir(store.layout.staging) == left == list(Path(store.path).glob("containers/*/*"))
 
 
 def test_opening_makes_it_and_is_repeatable(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_opening_makes_it_and_is_repeatable(tmp_path: Path) -> None:
 
 def test_a_run_opens_no_database(store: Store) -> None:
     Image.host().rootfs()
-    store.new_container_dir().close()
+    store.new_container_dir().discard()
     assert not os.path.exists(os.path.join(store.path, "catalog.db"))
 
 
@@ -95,14 +95,30 @@ def test_no_place_for_a_store(tmp_path: Path) -> None:
 
 def test_container_directories_are_removed_when_nobody_holds_them(store: Store) -> None:
     alive = store.new_container_dir()
-    for _ in range(30):
-        dead = store.new_container_dir()
-        (Path(dead.upper) / "file").touch()
-        dead.close()
+    with Store(store.path) as other:
+        for _ in range(30):
+            dead = other.new_container_dir()
+            (Path(dead.upper) / "file").touch()
+        supervisor = os.dup(dead.group.fd)
+        del dead
+    del other
     store.recover()
-    assert os.listdir(os.path.join(store.path, "containers")) == [alive.id]
+    assert len(os.listdir(os.path.join(store.path, "containers"))) == 2
+    os.close(supervisor)
+    store.recover()
+    (group,) = os.listdir(os.path.join(store.path, "containers"))
+    assert os.path.join(store.path, "containers", group) == alive.group.path
     assert os.path.isdir(alive.upper) and os.path.isdir(alive.work)
-    alive.close()
+
+
+def test_a_forked_child_has_a_place_of_its_own(store: Store) -> None:
+    group = store.new_container_dir().group
+    child = os.fork()
+    if child == 0:
+        os._exit(store.new_container_dir().group.path == group.path)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    store.recover()
+    assert os.listdir(os.path.join(store.path, "containers")) == [os.path.basename(group.path)]
 
 
 def test_a_copy_of_the_descriptor_keeps_an_owner_alive(store: Store) -> None:

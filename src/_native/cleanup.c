@@ -66,8 +66,8 @@ pctr_cleanup_collect(char *plan, size_t size, char *out, uint32_t room)
     return collected;
 }
 
-void
-pctr_cleanup_run(char *plan, size_t size)
+static void
+run(char *plan, size_t size, bool trees)
 {
     struct pctr_record record;
     struct pctr_context context = context_of(&record);
@@ -76,11 +76,23 @@ pctr_cleanup_run(char *plan, size_t size)
         return;
     }
     for (unsigned i = 0; i < context.plan.nops; i++) {
-        const struct pctr_op *op = &context.plan.ops[i];
-        if (op->code != PCTR_OP_COLLECT && op->code != PCTR_OP_REMOVE_TREE) {
+        uint16_t code = context.plan.ops[i].code;
+        if (code != PCTR_OP_COLLECT && (trees || code != PCTR_OP_REMOVE_TREE)) {
             (void)pctr_ops_run(&context, i, 1);
         }
     }
+}
+
+void
+pctr_cleanup_run(char *plan, size_t size)
+{
+    run(plan, size, false);
+}
+
+void
+pctr_cleanup_last(char *plan, size_t size)
+{
+    run(plan, size, true);
 }
 
 pid_t

@@ -14,6 +14,9 @@ uint32_t pctr_cleanup_collect(char *plan, size_t size, char *out, uint32_t room)
  * store. */
 void pctr_cleanup_run(char *plan, size_t size);
 
+/* The same with trees, for who has nothing else to do any more. */
+void pctr_cleanup_last(char *plan, size_t size);
+
 /* Removes the plan's trees, which may take long, in a child.  Returns its PID, or 0 when the
  * plan names no tree. */
 pid_t pctr_cleanup_trees(char *plan, size_t size);

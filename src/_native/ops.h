@@ -34,9 +34,11 @@ pctr_op_fn pctr_op_mkdir, pctr_op_write, pctr_op_rmdir, pctr_op_cgroup_into, pct
 pctr_op_fn pctr_op_remove_tree, pctr_op_apply_layer, pctr_op_adopt_looks;
 /* ops_archive.c: trees written as archives */
 pctr_op_fn pctr_op_write_tar;
+/* serve.c */
+pctr_op_fn pctr_op_serve;
 /* ops_namespace.c */
-pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_network, pctr_op_keyring, pctr_op_hostname,
-    pctr_op_sysctl;
+pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_join_fd, pctr_op_give, pctr_op_network,
+    pctr_op_keyring, pctr_op_hostname, pctr_op_sysctl;
 /* ops_mount.c */
 pctr_op_fn pctr_op_propagation, pctr_op_root, pctr_op_mount, pctr_op_bind, pctr_op_mask,
     pctr_op_readonly, pctr_op_remount, pctr_op_pivot, pctr_op_enter, pctr_op_open_tree,

@@ -28,6 +28,20 @@ pctr_op_join(struct pctr_context *context, const struct pctr_op *op)
 }
 
 int
+pctr_op_join_fd(struct pctr_context *context, const struct pctr_op *op)
+{
+    return pctr_result(setns(context->fds[op->arg], (int)op->n1));
+}
+
+int
+pctr_op_give(struct pctr_context *context, const struct pctr_op *op)
+{
+    PCTR_AUTO_FD file = pctr_openat2(AT_FDCWD, pctr_text(context, op->s1), O_RDONLY, 0, 0);
+
+    return file < 0 ? file : pctr_send_fds(context->fds[op->arg], "", 1, &file, 1, 0);
+}
+
+int
 pctr_op_keyring(struct pctr_context *context, const struct pctr_op *op)
 {
     (void)context;

@@ -41,6 +41,7 @@ enum pctr_start_flag {
     PCTR_START_NEW_PIDNS = 8,  /* the child is PID 1 of a new PID namespace */
     PCTR_START_WORK = 16,      /* no program: the child runs the set-up operations and ends */
     PCTR_START_HOLD = 32,      /* the second descriptor, a lock, is held until the job is over */
+    PCTR_START_OUTSIDE = 128,  /* the target's PID namespace is not joined: others of it may be */
     PCTR_START_BESIDE = 64, /* `prepare` runs beside the child, which waits in CGROUP_JOIN for it */
 };
 
@@ -95,13 +96,17 @@ enum pctr_op_code {
     PCTR_OP_ADOPT_LOOKS = 8, /* s1 path of a layer's notes, s2 `size` bytes of strings: its
                                 directory, then those of the layers below; n1 PCTR_LAYER_* flags */
 
+    PCTR_OP_SERVE = 9, /* arg fd of a SEQPACKET socket: answers struct pctr_file_request */
+
     /* Namespaces and control groups. */
     PCTR_OP_CGROUP_INTO = 10, /* prepare only: s1 the v2 directory to clone into */
     PCTR_OP_CGROUP_OPEN = 11, /* s1 a v1 group's `tasks` file, for CGROUP_JOIN */
     PCTR_OP_UNSHARE = 12,     /* n1 CLONE_NEW* flags */
     PCTR_OP_JOIN = 13,        /* n1 CLONE_NEW* flags of the target job's namespaces */
-    PCTR_OP_KEYRING = 15,     /* a fresh anonymous session keyring */
-    PCTR_OP_NETWORK = 16,     /* a network namespace of its own, with loopback up */
+    PCTR_OP_JOIN_FD = 14,     /* arg fd of a namespace, n1 its CLONE_NEW* flag */
+    PCTR_OP_GIVE = 18,    /* s1 the host's file, whose descriptor goes to the socket at fd arg */
+    PCTR_OP_KEYRING = 15, /* a fresh anonymous session keyring */
+    PCTR_OP_NETWORK = 16, /* a network namespace of its own, with loopback up */
     PCTR_OP_CGROUP_JOIN = 20, /* into all groups that CGROUP_OPEN opened; n1: in the supervisor */
     PCTR_OP_HOSTNAME = 17,    /* s1 name */
     PCTR_OP_SYSCTL = 19,      /* s1 path below /proc/sys, s2 data of `size` bytes */
@@ -188,6 +193,62 @@ struct pctr_record {
     uint32_t code; /* FAILED: what the operation says beyond errno, or 0 */
     uint32_t collected;
     char detail[PCTR_DETAIL]; /* FAILED: the path or name concerned */
+};
+
+/* What SERVE is asked: this, then two strings that end with NUL: the path and, where there is one,
+ * the other path (a link's content for SYMLINK). */
+enum pctr_file_verb {
+    PCTR_FILE_OPEN = 1, /* flags: open(2)'s; the answer brings a descriptor */
+    PCTR_FILE_STAT = 2,
+    PCTR_FILE_READLINK = 3,
+    PCTR_FILE_MKDIR = 4,
+    PCTR_FILE_UNLINK = 5,
+    PCTR_FILE_RMDIR = 6,
+    PCTR_FILE_SYMLINK = 7,
+    PCTR_FILE_RENAME = 8, /* path becomes other */
+    PCTR_FILE_LINK = 9,   /* path is a new name of other */
+    PCTR_FILE_CHMOD = 10,
+    PCTR_FILE_CHOWN = 11,
+    PCTR_FILE_UTIME = 12,
+    PCTR_FILE_REMOVE_TREE = 13,
+    PCTR_FILE_MKFIFO = 14,
+    PCTR_FILE_SOCKET = 15,  /* flags: domain, mode: type; a new socket in the network namespace */
+    PCTR_FILE_CONNECT = 16, /* a stream socket connected to the Unix socket at path */
+};
+
+/* For all verbs but OPEN. */
+enum pctr_file_flag {
+    PCTR_FILE_FOLLOW = 1,    /* STAT, CHMOD, CHOWN, UTIME: a link at the end is followed */
+    PCTR_FILE_EXCLUSIVE = 2, /* RENAME: replaces nothing */
+};
+
+struct pctr_file_request {
+    uint32_t verb;
+    uint32_t flags;
+    uint32_t mode;
+    uint32_t uid; /* 0xffffffff: stays */
+    uint32_t gid;
+    uint32_t reserved;
+    int64_t atime_ns;
+    int64_t mtime_ns;
+};
+
+/* `text` bytes follow: READLINK's content; REMOVE_TREE's failure: which path. */
+struct pctr_file_reply {
+    int32_t error; /* errno, or 0 */
+    uint32_t text;
+    uint32_t mode; /* STAT: this and what follows */
+    uint32_t uid;
+    uint32_t gid;
+    uint32_t links;
+    uint64_t inode;
+    uint64_t device;
+    uint64_t rdev;
+    uint64_t length;
+    uint64_t blocks;
+    int64_t atime_ns;
+    int64_t mtime_ns;
+    int64_t ctime_ns;
 };
 
 #endif

@@ -6,6 +6,7 @@
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -20,18 +21,24 @@ fail(struct pctr_record *record, enum pctr_stage stage, int error)
     return error;
 }
 
+static bool
+stays_outside(const struct pctr_spawn *spawn)
+{
+    return spawn->context.target < 0 || (spawn->request->flags & PCTR_START_OUTSIDE);
+}
+
 /* A child of the supervisor is born in the container's PID namespace while this one is set;
  * the supervisor itself stays where it is (setns(2) on a PID namespace moves children only). */
 static int
 enter_pidns(const struct pctr_spawn *spawn)
 {
-    return spawn->context.target < 0 ? 0 : pctr_result(setns(spawn->context.target, CLONE_NEWPID));
+    return stays_outside(spawn) ? 0 : pctr_result(setns(spawn->context.target, CLONE_NEWPID));
 }
 
 static int
 leave_pidns(const struct pctr_spawn *spawn)
 {
-    return spawn->context.target < 0 ? 0 : pctr_result(setns(spawn->own_pidns, CLONE_NEWPID));
+    return stays_outside(spawn) ? 0 : pctr_result(setns(spawn->own_pidns, CLONE_NEWPID));
 }
 
 static long

@@ -532,6 +532,6 @@ pctr_supervisor_run(void)
             told = true;
         }
     }
-    pctr_cleanup_run(state.final, state.final_size);
+    pctr_cleanup_last(state.final, state.final_size);
     return 0;
 }

@@ -31,6 +31,8 @@ RECORD_SIZE: int = ffi.sizeof("struct pctr_record")
 OP_SIZE: int = ffi.sizeof("struct pctr_op")
 REQUEST_SIZE: int = ffi.sizeof("struct pctr_request")
 PLAN_SIZE: int = ffi.sizeof("struct pctr_plan")
+FILE_REQUEST_SIZE: int = ffi.sizeof("struct pctr_file_request")
+FILE_REPLY_SIZE: int = ffi.sizeof("struct pctr_file_reply")
 
 
 def constants(enum: str, prefix: str) -> dict[str, int]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import builtins
 import datetime
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from pycontainer import execution, launch, output, runner, session
-from pycontainer.errors import InvalidState, LaunchError, Timeout
+from pycontainer import execution, inside, known, launch, runner
+from pycontainer.errors import ContainerNotFound, InvalidState, Timeout
 from pycontainer.execution import Execution, Text
+from pycontainer.lives import LIMITS, Restarts, Run, now
 from pycontainer.options import Options
 from pycontainer.runtime import cgroups
-from pycontainer.streams import PIPE
 from pycontainer.units import parse_duration, parse_signal
-from pycontainer.waiting import Watch
+from pycontainer.writable import WritableLayer, new_layer
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,163 +25,272 @@ if TYPE_CHECKING:
     from pycontainer.completed import Completed
     from pycontainer.image import Image
     from pycontainer.process import Process
-    from pycontainer.store import ContainerDir
+    from pycontainer.supervisor.served import Served
 
-Status = Literal["created", "running", "stopped"]
+Status = Literal["created", "running", "paused", "stopped"]
 
 _SIGTERM = 15
 _SIGKILL = 9
+_SIGCONT = 18
 _END_SECONDS = 30.0
 
 
 class Container:
     """A container of this process; made by `create` and `start`. Safe from any thread.
 
-    It never outlives the process. As a context manager, leaving it kills and removes it.
+    It is there until `remove`, and never outlives the process. As a context manager, leaving it kills
+    and removes it.
     """
 
-    def __init__(self, image: Image, args: Any, options: Options) -> None:
+    def __init__(self, image: Image, args: Any, options: Options, layer: WritableLayer | None = None) -> None:
+        """`layer` is the container's own from here on; a new one by default. Raises NameInUse."""
         self.image = image
         self.args = args
         self.options = options
-        self.created_at = _now()
-        self.started_at: datetime.datetime | None = None
-        self.finished_at: datetime.datetime | None = None
+        self.name = options.name
+        self.created_at = now()
         self._owner_pid = os.getpid()
-        self._lock = threading.RLock()
+        self._changing = threading.RLock()
+        """Held while the state changes. Who waits for a program does not hold it."""
         # Kept as long as this one: its layers stay, even when the image is removed.
         self._root = image.rootfs()
-        self._directory: ContainerDir | None = runner.new_directory(image)
-        self.id = os.urandom(16).hex() if self._directory is None else self._directory.id
-        self._execution: Execution | None = None
-        self._watch: Watch | None = None
-        self._output: output.Output | None = None
+        self._layer: WritableLayer = layer or new_layer(self._root)
+        self.id = self._layer.id
+        self._run: Run | None = None
+        self._files: Served | None = None
+        self._files_of: Run | None = None
+        self._paused = False
         self._removed = False
+        self._sealed = False
+        self._restarts = Restarts(options.restart)
+        try:
+            known.add(self)
+        except BaseException:
+            self._layer.remove()
+            raise
+
+    @staticmethod
+    def list(
+        all: bool = False,
+        *,
+        labels: Mapping[str, str] | Sequence[str] | None = None,
+        status: Status | None = None,
+    ) -> builtins.list[Container]:
+        """The containers that run (or are paused), or with `all` every one, in the order of their making.
+
+        `labels` keeps those that have all these labels (a mapping, or names with any value), `status`
+        those in that state, whatever `all` says.
+        """
+        wanted = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(labels or ())
+        found = []
+        for container in known.everyone():
+            now_is = container.status
+            if status is None and not all and now_is not in ("running", "paused"):
+                continue
+            if status is not None and now_is != status:
+                continue
+            own = container.labels
+            if all_labels(own, wanted):
+                found.append(container)
+        return found
+
+    @staticmethod
+    def get(id_or_name: str) -> Container:
+        """The container of that name or id, or whose id alone begins so. Raises ContainerNotFound."""
+        found = known.find(id_or_name)
+        if found is None:
+            raise ContainerNotFound(f"no container {id_or_name!r}")
+        return found
 
     # State.
 
     @property
     def status(self) -> Status:
-        """ "created", "running" or "stopped", as it is now."""
-        if self._execution is None:
+        """ "created", "running", "paused" or "stopped", as it is now."""
+        run = self._run
+        if run is None:
             return "stopped" if self._removed else "created"
-        return "running" if self._running() else "stopped"
+        if not self._running():
+            return "stopped"
+        return "paused" if self._paused else "running"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The image's labels with its own."""
+        return {**self.image.config.labels, **dict(self.options.labels)}
 
     @property
     def pid(self) -> int | None:
         """The host's number of the container's first process while it runs."""
-        if self._execution is None or not self._running():
+        run = self._run
+        if run is None or not self._running():
             return None
-        started = self._execution.job.started
+        started = run.job.started
         return None if started is None else started.pid
 
     @property
     def exit_code(self) -> int | None:
         """The program's exit status, -N after signal N; None before its end."""
-        if self._execution is None or self._running() or self._execution.job.lost:
-            return None
-        return os.waitstatus_to_exitcode(self._execution.final().status)
+        run = self._run
+        return None if run is None or self._running() else run.exit_code
+
+    @property
+    def started_at(self) -> datetime.datetime | None:
+        """When its program was started the last time."""
+        return None if self._run is None else self._run.started_at
+
+    @property
+    def finished_at(self) -> datetime.datetime | None:
+        """When its program ended; None while it runs, and before."""
+        run = self._run
+        return None if run is None or self._running() else run.finished_at
+
+    @property
+    def restarts(self) -> int:
+        """How often its restart policy started it again."""
+        return self._restarts.count
 
     def __repr__(self) -> str:
-        return f"<Container {self.id[:12]} {self.image!r} {self.status}>"
+        name = "" if self.name is None else f" {self.name}"
+        return f"<Container {self.id[:12]}{name} {self.image!r} {self.status}>"
 
     # Life.
 
     def start(self) -> Container:
         """Start the program and return once it was executed; gives the container itself.
 
-        Raises `LaunchError` where it could not be (the container is removed then), and
-        `InvalidState` for a container that was started before.
+        One that stopped starts again with the files that it had. Raises `LaunchError` where the program
+        cannot be started (the container stays as it was), and `InvalidState` for one that runs.
         """
-        with self._lock:
+        with self._changing:
             self._check_process()
-            if self._execution is not None or self._removed:
-                raise InvalidState(f"start: container {self.id[:12]} was {self.status} already")
+            if self._removed or self.status not in ("created", "stopped"):
+                raise self._not_in("start", "created or stopped")
+            self._restarts.begin()
             self._begin()
-        assert self._watch is not None and self._output is not None
-        try:
-            self._watch.started(None)
-            self.started_at = _now()
-            self._output.drain()
-            self._watch.job.keep()
-        except OSError as error:
-            self.remove(force=True)
-            raise LaunchError("taking in output", errno=error.errno) from error
-        except BaseException:
-            self.remove(force=True)
-            raise
         return self
 
     def wait(self, timeout: float | None = None) -> Completed:
-        """Wait for the program's end. `stdout` and `stderr` hold the last megabyte of each.
+        """Wait for the program's end, which a restart policy may put off. `stdout` and `stderr` hold
+        the last megabyte of each.
 
         When `timeout` (seconds) runs out the container is killed and `Timeout` raised.
         """
         began = time.monotonic()
         timeout = runner.check_timeout(timeout)
-        watch = self._started("wait")
-        if not watch.ended(None if timeout is None else began + timeout):
-            self._kill_and_wait()
-            assert timeout is not None
-            raise Timeout(self._completed(timed_out=True), timeout)
-        return self._completed()
+        deadline = None if timeout is None else began + timeout
+        run = self._started("wait")
+        while True:
+            if not run.ended(deadline):
+                break
+            after = self._restarts.after(run, deadline)
+            if after is None:
+                return run.completed()
+            if after is run:
+                break
+            run = after
+        self._end_now()
+        assert timeout is not None
+        raise Timeout(run.completed(timed_out=True), timeout)
 
     def kill(self, signal: int | str = "KILL") -> None:
-        """Send the program a signal (a name or number); KILL ends everything in the container.
-
-        Raises `InvalidState` unless it runs.
-        """
+        """Send the program a signal (a name or number); KILL ends everything in the container, and no
+        restart policy starts it again. Raises `InvalidState` unless it runs."""
         number = parse_signal(signal, option="signal")
-        self._require_running("kill")
-        assert self._execution is not None
-        self._execution.job.signal(number)
+        run = self._require_alive("kill")
         if number == _SIGKILL:
-            self._kill_and_wait()
+            self._end_now()
+        else:
+            run.job.signal(number)
 
     def stop(self, timeout: float | None = None) -> Completed:
         """Ask the program to end with its stop signal, and kill the container when `timeout`
         seconds (the option `stop_timeout` by default) have passed. A stopped one stays so."""
-        watch = self._started("stop")
+        run = self._started("stop")
         grace = self.options.stop_timeout if timeout is None else parse_duration(timeout, option="timeout")
-        if self._running():
-            assert self._execution is not None
-            self._execution.job.signal(self._stop_signal())
-            if not watch.ended(time.monotonic() + grace):
-                self._kill_and_wait()
-        return self._completed()
+        self._restarts.end()
+        with self._changing:
+            run = self._run or run
+            if self._running():
+                run.job.signal(self._stop_signal())
+                self._thaw()
+        if not run.ended(time.monotonic() + grace):
+            self._end_now()
+        return run.completed()
+
+    def restart(self, timeout: float | None = None) -> Container:
+        """Stop the container if it runs, as `stop` does, and start it again."""
+        with self._changing:
+            if self._run is not None:
+                self.stop(timeout)
+            return self.start()
+
+    def pause(self) -> None:
+        """Freeze every process in it (cgroups: freezer). Raises `InvalidState` unless it runs, and
+        `CapabilityUnavailable` where it has no control group that can."""
+        with self._changing:
+            run = self._require_running("pause")
+            run.freeze()
+            self._paused = True
+
+    def unpause(self) -> None:
+        """Let a paused container go on. Raises `InvalidState` unless it is paused."""
+        with self._changing:
+            self._started("unpause")
+            if self.status != "paused":
+                raise self._not_in("unpause", "paused")
+            self._thaw()
+
+    def update(self, **limits: Any) -> None:
+        """Give it other limits, now and for its next start: `memory, memory_swap, cpus, cpuset,
+        cpu_weight, pids, io_weight, io_max` as in `Options`.
+
+        Raises `InvalidOption`, `InvalidState` for a removed one, and `CapabilityUnavailable` for what
+        this host cannot enforce, or not on a container that was started without it; then nothing
+        is changed.
+        """
+        for name in limits:
+            if name not in LIMITS:
+                raise TypeError(f"update() got an unexpected keyword argument {name!r}")
+        with self._changing:
+            self._check_process()
+            if self._removed:
+                raise self._not_in("update", "there any more")
+            options = Options.merge(self.options, limits)
+            if self._run is not None and self._running():
+                self._run.update(options, limits)
+            self.options = options
 
     def remove(self, force: bool = False) -> None:
         """Remove a container that does not run, or with `force` any; twice does no harm."""
         if self._owner_pid != os.getpid():
             # The lock may have been another thread's at the fork.
             return
-        with self._lock:
+        self._restarts.end()
+        with self._changing:
             if self._removed:
                 return
-            if self._execution is not None and self._running():
+            if self._run is not None and self._running():
                 if not force:
-                    raise InvalidState(
-                        f"remove: container {self.id[:12]} is running; stop it, or remove(force=True)"
-                    )
-                self._kill_and_wait()
+                    raise InvalidState(f"remove: {self._shown()} is running; stop it, or remove(force=True)")
+                self._end_now()
             self._removed = True
-            if self._output is not None:
-                self._output.close()
-            if self._directory is not None:
-                self._directory.remove()
-                self._directory = None
+            self._close_files()
+            if self._run is not None:
+                self._run.close()
+            if not self._sealed:
+                self._layer.remove()
+            known.drop(self)
 
     @property
     def stdin(self) -> BinaryIO | None:
         """The program's input, unbuffered, for a container made with `stdin=PIPE`; else None.
         Closing it is the program's end of file."""
-        return None if self._output is None else self._output.stdin
+        return None if self._run is None else self._run.output.stdin
 
     def resize(self, rows: int, columns: int) -> None:
         """Give the terminal of a container with `tty=True` another size."""
-        self._require_running("resize")
-        assert self._output is not None
-        self._output.resize(rows, columns)
+        self._require_alive("resize").output.resize(rows, columns)
 
     def __enter__(self) -> Container:
         return self
@@ -252,37 +362,30 @@ class Container:
     # How.
 
     def _begin(self) -> None:
-        streams = execution.open_streams(self.options, self.options.stdin, PIPE, PIPE)
-        try:
-            here = session.current()
-            self._execution = execution.begin_container(
-                here,
-                self.image,
-                self.args,
-                self.options,
-                streams,
-                container=self.id,
-                report=True,
-                **runner.in_directory(self.image, self._directory),
-            )
-        except BaseException:
-            streams.close()
-            raise
-        finally:
-            streams.close_child()
-        if self._directory is not None:
-            # The supervisor removes it after the container's end.
-            self._directory.hand_over()
-            self._directory = None
-        self._watch = Watch(self._execution)
-        self._output = output.Output(streams)
+        """Starts the program, the first time or again; the caller holds the lock."""
+        if self._sealed:
+            raise InvalidState(f"start: {self._shown()} is sealed; fork its template")
+        # Two mounts with one writable layer would ruin it.
+        self._close_files()
+        if self._run is not None:
+            self._run.close()
+        self._paused = False
+        run = Run.begin(self.image, self.args, self.options, self._layer)
+        self._run = run
+        self._restarts.watch(run, self._again)
+
+    def _again(self, run: Run) -> None:
+        """Called when a program has ended that its restart policy wants again."""
+        with self._changing:
+            if self._removed or self._run is not run or not self._restarts.wanted:
+                return
+            self._begin()
 
     def _join(
         self, args: Any, stdin: Any, stdout: Any, stderr: Any, overrides: dict[str, Any], *, report: bool
     ) -> Execution:
-        self._require_running("exec")
-        assert self._execution is not None
-        here, target = self._execution.session, self._execution
+        target = self._require_running("exec").execution
+        here = target.session
         options = _joining_options(self.options, overrides)
         who = launch.identity(self.image, options.user, here, self._root)
         command = launch.joining_command(args, options, who, target.command.env)
@@ -306,36 +409,78 @@ class Container:
         finally:
             streams.close_child()
 
+    def _served(self) -> Served:
+        """What serves its files (and sockets, while it runs), as it is now."""
+        with self._changing:
+            self._check_process()
+            if self._removed:
+                raise self._not_in("files", "there any more")
+            if self._sealed:
+                raise InvalidState(f"files: {self._shown()} is sealed; fork its template")
+            run = self._run if self._run is not None and self._running() else None
+            if self._files is not None and (self._files.ended or self._files_of is not run):
+                self._close_files()
+            if self._files is None:
+                self._files = (
+                    inside.serve_running(run)
+                    if run is not None
+                    else inside.serve_layer(self.image, self.options, self._layer)
+                )
+                self._files_of = run
+            return self._files
+
+    def _close_files(self) -> None:
+        files, self._files, self._files_of = self._files, None, None
+        if files is not None:
+            files.close()
+
+    def _thaw(self) -> None:
+        if self._paused and self._run is not None:
+            self._run.thaw()
+        self._paused = False
+
     def _check_process(self) -> None:
         if self._owner_pid != os.getpid():
-            raise InvalidState(
-                f"container {self.id[:12]} belongs to process {self._owner_pid}, which forked this one"
-            )
+            raise InvalidState(f"{self._shown()} belongs to process {self._owner_pid}, which forked this one")
 
-    def _started(self, verb: str) -> Watch:
+    def _shown(self) -> str:
+        return f"container {self.id[:12] if self.name is None else self.name}"
+
+    def _not_in(self, verb: str, state: str) -> InvalidState:
+        actual = "removed" if self._removed else self.status
+        return InvalidState(f"{verb}: {self._shown()} is {actual}, not {state}")
+
+    def _started(self, verb: str) -> Run:
         self._check_process()
-        if self._watch is None:
-            raise InvalidState(f"{verb}: container {self.id[:12]} was not started")
-        return self._watch
+        if self._run is None:
+            raise self._not_in(verb, "started")
+        return self._run
 
-    def _require_running(self, verb: str) -> None:
-        self._started(verb)
+    def _require_alive(self, verb: str) -> Run:
+        run = self._started(verb)
         if not self._running():
-            raise InvalidState(f"{verb}: container {self.id[:12]} is {self.status}, not running")
+            raise self._not_in(verb, "running")
+        return run
+
+    def _require_running(self, verb: str) -> Run:
+        run = self._require_alive(verb)
+        if self._paused:
+            raise self._not_in(verb, "running")
+        return run
 
     def _running(self) -> bool:
-        assert self._watch is not None
+        assert self._run is not None
         if self._owner_pid != os.getpid():
-            return self._watch.job.final is None
-        running = self._watch.running()
-        if not running and self.finished_at is None:
-            self.finished_at = _now()
-        return running
+            return self._run.job.final is None
+        return self._run.running()
 
-    def _kill_and_wait(self) -> None:
-        assert self._execution is not None and self._watch is not None
-        self._execution.job.end()
-        self._watch.ended(time.monotonic() + _END_SECONDS)
+    def _end_now(self) -> None:
+        self._restarts.end()
+        with self._changing:
+            if self._run is not None:
+                self._run.job.end()
+                self._thaw()
+                self._run.ended(time.monotonic() + _END_SECONDS)
 
     def _stop_signal(self) -> int:
         if self.options.stop_signal is not None:
@@ -343,14 +488,10 @@ class Container:
         named = self.image.config.stop_signal
         return _SIGTERM if named is None else parse_signal(named, option="the image's stop signal")
 
-    def _completed(self, *, timed_out: bool = False) -> Completed:
-        assert self._execution is not None and self._output is not None
-        if self.finished_at is None:
-            self.finished_at = _now()
-        self._output.finish()
-        result = self._execution.completed(execution.BYTES, timed_out=timed_out)
-        result.stdout, result.stderr = self._output.tail("stdout"), self._output.tail("stderr")
-        return result
+
+def all_labels(own: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:
+    """Whether all that is wanted is there; None wants any value."""
+    return all(name in own and value in (None, own[name]) for name, value in wanted.items())
 
 
 _JOINING = frozenset(
@@ -399,7 +540,3 @@ def _read(path: str) -> bytes | None:
         return os.read(fd, 4096)
     finally:
         os.close(fd)
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.timezone.utc)

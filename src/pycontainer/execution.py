@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from pycontainer.runtime.cgroups import CgroupPlan
     from pycontainer.runtime.user import Identity
     from pycontainer.session import Session
+    from pycontainer.store import ContainerDir
     from pycontainer.supervisor.client import Job
 
 _DEFAULT_TERMINAL = (24, 80)
 _END_SECONDS = 30.0
+_FIRST = plan.Place()
 
 
 @attrs.frozen
@@ -200,21 +202,23 @@ def begin_container(
     *,
     container: str,
     root: plan.Root,
-    trees: Sequence[str] = (),
-    lock: int | None = None,
-    report: bool,
+    place: plan.Place = _FIRST,
+    layer_fds: Sequence[int] = (),
+    directory: ContainerDir | None = None,
+    once: bool,
 ) -> Execution:
     """Ask for a container. It is under way when this returns; how it went is in the job's records.
 
-    `container` is its id, `root` its writable layer, `trees` what is removed with it, `lock` the
-    descriptor that keeps those from being swept meanwhile. `report` asks for a STARTED record.
+    `container` is its id, `root` its writable layer, with `place` and `layer_fds` where that is in
+    memory, and `directory` where it is on disk; that is removed with a container that runs `once`. The
+    others get a STARTED record.
     """
     who = launch.identity(image, options.user, session)
     hostname = options.hostname or dict(options.sysctls).get("kernel/hostname") or container[:12]
     command = launch.command(image, args, options, who, hostname)
     limits = options.limits()
-    groups = session.limits(container, limits, defaults=options.pids is None)
-    shape = launch.shape(session, image, options, who, groups)
+    groups = session.limits(container, limits, defaults=options.pids is None, freezer=not once)
+    shape = launch.shape(session, image, options, who, groups, place)
     terminal = _DEFAULT_TERMINAL if options.tty else None
     encoded = plan.container(
         shape,
@@ -228,12 +232,17 @@ def begin_container(
         tty=terminal,
     )
     flags = START["NEW_PIDNS"] | (START["INIT"] if options.init else 0)
-    flags |= (START["REPORT"] if report else 0) | (START["HOLD"] if lock is not None else 0)
+    flags |= (0 if once else START["REPORT"]) | (START["HOLD"] if directory is not None else 0)
     flags |= START["BESIDE"] if plan.made_beside(groups) else 0
-    fds = [] if lock is None else [lock]
-    job = session.supervisor.start(
-        encoded, plan.cleanup(groups, trees), _descriptors(fds, streams, options), flags=flags
-    )
+    lock, trees = [], []
+    if directory is not None:
+        session.answer_for(directory.group.path)
+        # Its lock stays held as long as anything of the container is there.
+        lock = [directory.group.fd]
+        trees = [directory.path] if once else []
+    fds = _descriptors(lock, streams, options)
+    fds += layer_fds
+    job = session.supervisor.start(encoded, plan.cleanup(groups, trees), fds, flags=flags)
     return Execution(job, streams, command, session, groups, encoded)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Arguments = Sequence["str | bytes | os.PathLike[Any]"]
 
+_FIRST = plan.Place()
 _SHAPE_OPTIONS = (
     "tty",
     "init",
@@ -193,8 +194,10 @@ def shape(
     options: Options,
     who: Identity,
     groups: CgroupPlan,
+    place: plan.Place = _FIRST,
 ) -> plan.Shape:
-    """Everything about the container that does not change from one start to the next."""
+    """Everything about the container that does not change from one start to the next. `place` is its
+    writable layer's, where that is in memory."""
     root = image.rootfs()
     host = isinstance(root, HostRoot)
     cwd = options.cwd or image.config.cwd or "/"
@@ -207,6 +210,7 @@ def shape(
         groups.mounts,
         groups.links,
         plan.made_beside(groups),
+        place,
         wanted,
     )
 
@@ -220,6 +224,7 @@ def _shape(
     cgroup_mounts: tuple[CgroupMount, ...],
     cgroup_links: tuple[tuple[str, str], ...],
     cgroup_beside: bool,
+    place: plan.Place,
     wanted: tuple[Any, ...],
 ) -> plan.Shape:
     options = dict(zip(_SHAPE_OPTIONS, wanted, strict=True))
@@ -254,6 +259,7 @@ def _shape(
         bind_devices=rootless or (_can_make_devices(program) and not privileged),
         writable_sys=privileged,
         root_flags=0 if privileged else isolation.MS_NODEV,
+        place=place,
     )
 
 

@@ -456,3 +456,37 @@ def readonly_paths(value: Iterable[PathLike] | None) -> tuple[str, ...] | None:
 
 def _paths(value: Iterable[PathLike], option: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(container_path(path, option=option) for path in _items(value, option)))
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+def name(value: str | None) -> str | None:
+    """A container's name, in the form that docker allows."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise refuse("name", value, "must be letters, digits and any of _.- (not in front), at most 128")
+    return value
+
+
+def labels(value: Mapping[str, str] | tuple[tuple[str, str], ...] | None) -> tuple[tuple[str, str], ...]:
+    """Names and values, sorted."""
+    return _texts(value, "labels")
+
+
+def annotation_pairs(
+    value: Mapping[str, str] | tuple[tuple[str, str], ...] | None,
+) -> tuple[tuple[str, str], ...]:
+    """The option `annotations`, whose name means something else to Python here; as `labels`."""
+    return _texts(value, "annotations")
+
+
+def _texts(value: Any, option: str) -> tuple[tuple[str, str], ...]:
+    if not value:
+        return ()
+    pairs = _pairs(value, option)
+    for key, text in pairs:
+        if not isinstance(key, str) or not key or not isinstance(text, str):
+            raise refuse(option, value, "must map names (text, not empty) to text")
+    return tuple(sorted(pairs))

@@ -11,6 +11,7 @@ import attrs
 from pycontainer import option_values as values
 from pycontainer.mounts import Mount
 from pycontainer.option_values import Device, HasFileno, SeccompProfile
+from pycontainer.restarting import Restart, parse_restart
 from pycontainer.runtime.isolation import DEFAULT_PIDS
 from pycontainer.units import refuse
 
@@ -103,6 +104,12 @@ class Options:
     sysctls: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=values.sysctls)
     masked_paths: tuple[str, ...] | None = attrs.field(default=None, converter=values.masked_paths)
     readonly_paths: tuple[str, ...] | None = attrs.field(default=None, converter=values.readonly_paths)
+
+    # Life.
+    name: str | None = attrs.field(default=None, converter=values.name)
+    labels: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=values.labels)
+    annotations: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=values.annotation_pairs)
+    restart: Restart | None = attrs.field(default=None, converter=parse_restart)  # never
 
     def __new__(cls, **given: Any) -> Options:
         if not given.keys() <= _NAMES:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pycontainer.completed import Completed
     from pycontainer.container import Container
     from pycontainer.image import Image
-    from pycontainer.store import ContainerDir, Store
+    from pycontainer.store import Store
 
 
 Pull = Literal["missing", "always", "never"]
@@ -113,7 +113,9 @@ def run(
     streams = execution.open_streams(chosen, with_input(chosen.stdin, input), stdout, stderr)
     directory = None
     try:
-        directory = new_directory(image)
+        root = launch.root_of(image)
+        if root is not None:
+            directory = root.store.new_container_dir()
         begun = execution.begin_container(
             here,
             image,
@@ -121,41 +123,23 @@ def run(
             chosen,
             streams,
             container=os.urandom(16).hex() if directory is None else directory.id,
-            report=False,
-            **in_directory(image, directory),
+            root=plan.Root()
+            if root is None or directory is None
+            else plan.Root(root.lower, directory.upper, directory.work),
+            directory=directory,
+            once=True,
         )
     except BaseException:
         streams.close()
         if directory is not None:
-            directory.remove()
+            directory.discard()
         raise
     finally:
         streams.close_child()
-    if directory is not None:
-        directory.hand_over()
     result = begun.run(data, how, timeout, began=began)
     if check:
         result.check_returncode()
     return result
-
-
-def new_directory(image: Image) -> ContainerDir | None:
-    """Where a container's writable layer goes; the host image's is in memory, since its own disk
-    cannot be both below and above."""
-    root = launch.root_of(image)
-    return None if root is None else root.store.new_container_dir()
-
-
-def in_directory(image: Image, directory: ContainerDir | None) -> dict[str, Any]:
-    """The arguments of a start for a container that has a directory, or none."""
-    root = launch.root_of(image)
-    if root is None or directory is None:
-        return {"root": plan.Root()}
-    return {
-        "root": plan.Root(root.lower, directory.upper, directory.work),
-        "trees": (directory.path,),
-        "lock": directory.fd,
-    }
 
 
 def create(

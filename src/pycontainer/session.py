@@ -37,6 +37,7 @@ class Session:
         self.capabilities = _ALL_CAPABILITIES if self.rootless else _own_capabilities()
         self.cgroups = cgroups.prepare_owner(cgroups.host(), owner.id)
         self._known_directories: tuple[str, ...] = ()
+        self._trees: tuple[str, ...] = ()
         self.supervisor.hello(self._final_plan(), owner.fd)
         owner.hand_over()
         self.supervisor.on_death = self._tidy
@@ -45,19 +46,30 @@ class Session:
     def closed(self) -> bool:
         return self.supervisor.closed
 
-    def limits(self, job: str, limits: cgroups.Limits, *, defaults: bool) -> CgroupPlan:
+    def limits(
+        self, job: str, limits: cgroups.Limits, *, defaults: bool, freezer: bool = False
+    ) -> CgroupPlan:
         """The control groups of one container. `defaults`: nobody asked for the limit on processes,
-        so an ordinary user without control groups goes without it."""
+        so an ordinary user without control groups goes without it. `freezer`: it can be paused, where
+        the host can do that."""
         optional = frozenset({"pids"}) if defaults and self.rootless else frozenset()
-        made = cgroups.plan(self.cgroups, job, limits, optional=optional)
+        made = cgroups.plan(self.cgroups, job, limits, optional=optional, freezer=freezer)
         if self.cgroups.directories != self._known_directories:
             # A new hierarchy: the supervisor must know what to remove at its own end.
             self.supervisor.hello(self._final_plan())
         return made
 
+    def answer_for(self, tree: str) -> None:
+        """Has the supervisor remove `tree` at its end, whatever becomes of this process."""
+        if tree not in self._trees:
+            self._trees += (tree,)
+            self.supervisor.hello(self._final_plan())
+
     def _final_plan(self) -> bytes:
         self._known_directories = self.cgroups.directories
         ops = plan.Ops(plan.Data())
+        for tree in self._trees:
+            ops.remove_tree(*os.path.split(tree))
         # The mark goes last: while anything bears its id, the next opener must find it.
         for path in (*self._known_directories, self._mark):
             ops.rmdir(path, flags=plan.IGNORE)

@@ -118,7 +118,7 @@ static void
 test_operations(void)
 {
     REFUSED(ops[0].code = 0);
-    REFUSED(ops[0].code = 9);
+    REFUSED(ops[0].code = 48);
     REFUSED(ops[0].code = PCTR_OP_EXEC + 1);
     REFUSED(ops[0].code = UINT16_MAX);
     REFUSED(ops[1].size = DATA);

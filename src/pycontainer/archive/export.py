@@ -33,12 +33,13 @@ def merged(root: LayeredRoot) -> TreeStream:
     lower = list(root.lower)
     if len(lower) == 1:
         # Without a writable layer the kernel wants two, and a single one holds whiteouts, too.
-        lower.append(overlay.EMPTY)
+        lower.append(overlay.empty_at(overlay.BASE))
 
     def mounts(ops: Ops) -> None:
         ops.propagation(MS_PRIVATE)
         overlay.scratch(ops)
+        overlay.furnish(ops, overlay.BASE)
         overlay.many_layers(ops, "root", lower, flags=_FLAGS, userxattr=client.default().rootless)
-        ops.root(overlay.ROOT)
+        ops.root(overlay.root_at(overlay.BASE))
 
     return TreeStream("the image", mounts=mounts, kind="merged")

@@ -14,7 +14,7 @@ import functools
 import itertools
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -86,6 +86,16 @@ class Program:
     tty: bool
 
 
+@attrs.frozen
+class Place:
+    """Where the scratch file system is (`base`), and those of sealed layers in memory that the container
+    stands on (`below`, topmost first). One that is `kept` outlives the program."""
+
+    base: str = overlay.BASE
+    below: tuple[str, ...] = ()
+    kept: bool = False
+
+
 @attrs.frozen(unsafe_hash=True, cache_hash=True)
 class Shape:
     """Everything about a container that may be the same for the next one."""
@@ -112,6 +122,7 @@ class Shape:
     """Devices are bound, not made: where mknod(2) is refused or its capability handed out."""
     writable_sys: bool
     root_flags: int
+    place: Place
 
 
 @attrs.frozen
@@ -122,12 +133,21 @@ class Root:
     lower: tuple[str, ...] = ()
     upper: str = ""
     work: str = ""
+    used: bool = False
+    """A program ran on it before."""
+    joins: bool = False
+    """The scratch file system, or one that it stands on, lies in a mount namespace that a descriptor
+    of the request keeps: the first one after the program's."""
+    gives: bool = False
+    """The mount namespace that will keep the scratch file system is handed over, through a socket
+    that is the last of the request's descriptors."""
 
 
 @attrs.frozen
 class _Template:
     data: Data
-    before_root: bytes
+    before_scratch: bytes
+    after_scratch: bytes
     after_root: bytes
     tail_head: bytes
     tail_end: bytes
@@ -153,18 +173,82 @@ def container(
     prepare, setup = Ops(data), Ops(data)
     if cgroup is not None:
         _make_cgroup(prepare, cgroup)
-    setup.extend(template.before_root)
+    mine = STDIO + len(pass_fds)
+    setup.extend(template.before_scratch)
+    _scratch(setup, shape, root, first_fd=mine + (tty is not None))
+    setup.extend(template.after_scratch)
     if shape.host is None:
-        overlay.layered_root(
-            setup, root.lower, root.upper, root.work, flags=shape.root_flags, userxattr=shape.rootless
-        )
+        _layered_root(setup, shape, root)
     setup.extend(template.after_root)
     setup.hostname(hostname)
     if tty is not None:
-        setup.tty(STDIO + len(pass_fds), *tty, shape.program.uid, console=True)
+        setup.tty(mine, *tty, shape.program.uid, console=True)
     tail = _tail(data, template, shape.program, pass_fds)
     tail.exec(paths, argv, env)
     return plan.encode(data, prepare.encode(), setup.encode(), tail.encode())
+
+
+def files(ops: Ops, shape: Shape, root: Root) -> None:
+    """The operations that put a container's root together and no more: its layers and what is mounted
+    there from outside, for who looks into it while it does not run. `root`'s descriptors are the
+    request's first."""
+    ops.unshare(CLONE_NEWNS)
+    first = 0 if shape.host is None else overlay.open_host_trees(ops, shape.host)
+    slots = itertools.count(first)
+    trees = _Trees(None, (), tuple(_open_mounts(ops, shape, slots)))
+    ops.propagation(MS_PRIVATE)
+    _scratch(ops, shape, root, first_fd=0)
+    overlay.furnish(ops, shape.place.base, _more_directories(shape))
+    _make_files(ops, shape, trees)
+    if shape.host is None:
+        _layered_root(ops, shape, root)
+    else:
+        _host_root(ops, shape)
+    _user_mounts(ops, shape.mounts, trees, tmpfs=False)
+
+
+def _scratch(ops: Ops, shape: Shape, root: Root, *, first_fd: int) -> None:
+    """The scratch file system: a new one, or that of the program which ran before."""
+    if root.joins:
+        # A copy, so that what is mounted from here on goes with the program.
+        ops.join_fd(first_fd, CLONE_NEWNS)
+        ops.unshare(CLONE_NEWNS)
+    if not root.used or not shape.place.kept:
+        overlay.scratch(ops, shape.place.base)
+    if root.gives:
+        ops.give(first_fd + root.joins, "/proc/self/ns/mnt")
+        ops.unshare(CLONE_NEWNS)
+    if root.used and shape.place.kept:
+        for name in ("work", "cgroup", "files"):
+            ops.remove_tree(shape.place.base, name)
+
+
+def _layered_root(ops: Ops, shape: Shape, root: Root) -> None:
+    if root.used:
+        # overlay marks a volatile layer's work directory, and takes it only once.
+        ops.remove_tree(*os.path.split(root.work))
+        ops.mkdir(root.work, 0o700)
+    overlay.layered_root(
+        ops,
+        root.lower,
+        root.upper,
+        root.work,
+        base=shape.place.base,
+        flags=shape.root_flags,
+        userxattr=shape.rootless,
+    )
+
+
+def _host_root(ops: Ops, shape: Shape) -> None:
+    assert shape.host is not None
+    overlay.host_root(
+        ops,
+        shape.host,
+        base=shape.place.base,
+        below=shape.place.below,
+        flags=shape.root_flags,
+        userxattr=shape.rootless,
+    )
 
 
 def joining(
@@ -188,7 +272,7 @@ def joining(
         for procs in cgroup.procs:
             setup.cgroup_open(procs)
         setup.cgroup_join(opened_beside=False)
-    setup.extend(template.before_root)
+    setup.extend(template.before_scratch)
     if tty is not None:
         setup.tty(STDIO + len(pass_fds), *tty, program.uid, console=False)
     tail = _tail(data, template, program, pass_fds)
@@ -232,7 +316,7 @@ def _make_cgroup(ops: Ops, cgroup: CgroupPlan) -> None:
 @functools.lru_cache(maxsize=64)
 def _template(shape: Shape) -> _Template:
     data = Data()
-    before, after = Ops(data), Ops(data)
+    before, within, after = Ops(data), Ops(data), Ops(data)
     before.keyring()
     # Not in the clone: the child makes them itself, so that several do it at once.
     before.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC)
@@ -242,10 +326,10 @@ def _template(shape: Shape) -> _Template:
     trees = _open_trees(before, shape, first)
     # Only now: what a bind shares with the host's mounts, it has from the tree it was copied from.
     before.propagation(MS_PRIVATE)
-    overlay.scratch(before, _cgroup_directories(shape))
-    _make_files(before, shape, trees)
+    overlay.furnish(within, shape.place.base, [*_cgroup_directories(shape), *_more_directories(shape)])
+    _make_files(within, shape, trees)
     if shape.host is not None:
-        overlay.host_root(after, shape.host, flags=shape.root_flags, userxattr=shape.rootless)
+        _host_root(after, shape)
     _default_mounts(after, shape, trees)
     _user_mounts(after, shape.mounts, trees)
     _working_directory(after, shape.program)
@@ -253,7 +337,7 @@ def _template(shape: Shape) -> _Template:
     for name, value in shape.sysctls:
         after.sysctl(name, value)
     for path in shape.masked:
-        after.mask(path, overlay.EMPTY)
+        after.mask(path, overlay.empty_at(shape.place.base))
     for path in shape.readonly:
         after.readonly(path)
     after.pivot()
@@ -261,7 +345,7 @@ def _template(shape: Shape) -> _Template:
         for path in _root_mounts(shape):
             after.remount(path, MS_RDONLY)
     head, end = _program(data, shape.program)
-    return _Template(data, before.encode(), after.encode(), head, end)
+    return _Template(data, before.encode(), within.encode(), after.encode(), head, end)
 
 
 def _root_mounts(shape: Shape) -> list[str]:
@@ -281,7 +365,7 @@ def _joining_template(program: Program, own_network: bool) -> _Template:
     setup.join(flags | CLONE_NEWNET if own_network else flags)
     setup.enter()
     head, end = _program(data, program)
-    return _Template(data, setup.encode(), b"", head, end)
+    return _Template(data, setup.encode(), b"", b"", head, end)
 
 
 @attrs.frozen
@@ -305,15 +389,18 @@ def _open_trees(ops: Ops, shape: Shape, first: int) -> _Trees:
     if _sysfs_is_the_hosts(shape):
         sysfs = next(slots)
         ops.open_tree(sysfs, "/sys")
-    mounts = []
+    return _Trees(sysfs, tuple(devices), tuple(_open_mounts(ops, shape, slots)))
+
+
+def _open_mounts(ops: Ops, shape: Shape, slots: Iterator[int]) -> Iterator[int]:
     for mount in shape.mounts:
+        if isinstance(mount, TmpfsMount):
+            continue
+        slot = next(slots)
         if isinstance(mount, BindMount):
             how = (RECURSIVE if mount.recursive else 0) | (OPTIONAL if mount.missing_ok else 0)
-            mounts.append(next(slots))
-            ops.open_tree(mounts[-1], mount.source, how=how)
-        elif isinstance(mount, FileMount):
-            mounts.append(next(slots))
-    return _Trees(sysfs, tuple(devices), tuple(mounts))
+            ops.open_tree(slot, mount.source, how=how)
+        yield slot
 
 
 def _make_files(ops: Ops, shape: Shape, trees: _Trees) -> None:
@@ -322,13 +409,23 @@ def _make_files(ops: Ops, shape: Shape, trees: _Trees) -> None:
     bound = [mount for mount in shape.mounts if not isinstance(mount, TmpfsMount)]
     for slot, file in zip(trees.mounts, bound, strict=True):
         if isinstance(file, FileMount):
-            ops.make_file(f"file-{slot}", file.content, file.mode, uid=file.uid, gid=file.gid)
-            ops.open_tree(slot, f"{overlay.BASE}/file-{slot}", how=0)
+            ops.make_file(_file(slot), file.content, file.mode, uid=file.uid, gid=file.gid)
+            ops.open_tree(slot, f"{shape.place.base}/{_file(slot)}", how=0)
     for path, target in shape.cgroup_links:
         ops.make_link("cgroup" + path.removeprefix(_CGROUP), target)
 
 
 _CGROUP = "/sys/fs/cgroup"
+
+
+def _more_directories(shape: Shape) -> list[str]:
+    files = any(isinstance(mount, FileMount) for mount in shape.mounts)
+    return (["files"] if files else []) + ([overlay.NEXT] if shape.place.kept else [])
+
+
+def _file(slot: int) -> str:
+    """A mount's file of given content, in the scratch file system."""
+    return f"files/{slot}"
 
 
 def _cgroup_directories(shape: Shape) -> list[str]:
@@ -358,7 +455,9 @@ def _default_mounts(ops: Ops, shape: Shape, trees: _Trees) -> None:
         if mount.destination == "/sys" and trees.sysfs is not None:
             ops.bind(trees.sysfs, "/sys", flags, propagation=MS_PRIVATE)
             # It brings the host's control groups along, which stay out of sight.
-            overlay.bind_from_scratch(ops, "empty", _CGROUP, MS_RDONLY | MS_NOSUID, how=OPTIONAL)
+            overlay.bind_from_scratch(
+                ops, shape.place.base, "empty", _CGROUP, MS_RDONLY | MS_NOSUID, how=OPTIONAL
+            )
             continue
         if mount.fstype == "cgroup":
             _cgroup_mounts(ops, shape)
@@ -396,17 +495,18 @@ def _cgroup_mounts(ops: Ops, shape: Shape) -> None:
     ops.unshare(CLONE_NEWCGROUP)
     for mount in shape.cgroup_mounts:
         if mount.fstype == "tmpfs":
-            overlay.bind_from_scratch(ops, "cgroup", mount.destination, flags)
+            overlay.bind_from_scratch(ops, shape.place.base, "cgroup", mount.destination, flags)
         else:
             ops.mount(mount.destination, mount.fstype, flags, mount.data, how=NO_SYMLINKS)
 
 
-def _user_mounts(ops: Ops, mounts: Sequence[Mount], trees: _Trees) -> None:
+def _user_mounts(ops: Ops, mounts: Sequence[Mount], trees: _Trees, *, tmpfs: bool = True) -> None:
     """In the order given; a mount below another one must come after it, as in mount(8)."""
     slots = iter(trees.mounts)
     for mount in mounts:
         if isinstance(mount, TmpfsMount):
-            ops.mount(mount.target, "tmpfs", mount.flags, mount.data, how=CREATE)
+            if tmpfs:
+                ops.mount(mount.target, "tmpfs", mount.flags, mount.data, how=CREATE)
         elif isinstance(mount, FileMount):
             ops.bind(next(slots), mount.target, MS_NOSUID | MS_NODEV, how=CREATE)
         else:

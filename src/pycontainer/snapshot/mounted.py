@@ -38,7 +38,7 @@ def mount(store: Store, root: LayeredRoot) -> Iterator[Path]:
     supervisor = client.default()
     if supervisor.rootless:
         job = _in_a_namespace(supervisor, root.lower)
-        path = f"/proc/{_pid(job, supervisor)}/root{overlay.ROOT}"
+        path = f"/proc/{_pid(job, supervisor)}/root{overlay.root_at(overlay.BASE)}"
     else:
         place = store.new_mount_point()
         job = _in_the_store(supervisor, root.lower, place.path, place.target, place.fd)
@@ -75,7 +75,10 @@ def _in_a_namespace(supervisor: Supervisor, lower: Sequence[str]) -> Job:
     setup.unshare(_CLONE_NEWNS)
     setup.propagation(plan.MS_PRIVATE)
     overlay.scratch(setup)
-    overlay.many_layers(setup, "root", _two(lower, overlay.EMPTY), flags=_FLAGS, userxattr=True)
+    overlay.furnish(setup, overlay.BASE)
+    overlay.many_layers(
+        setup, "root", _two(lower, overlay.empty_at(overlay.BASE)), flags=_FLAGS, userxattr=True
+    )
     setup.stay()
     flags = client.START["WORK"] | client.START["REPORT"]
     return supervisor.start(plan.encode(setup.data, setup=setup.encode()), flags=flags)

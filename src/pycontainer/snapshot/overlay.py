@@ -38,31 +38,54 @@ of the container's end."""
 _USERXATTR = "userxattr"
 """Marks of overlay's own are user.* attributes, which an ordinary user's namespace may set."""
 
+_PLAIN = "redirect_dir=off,metacopy=off"
+"""Some kernels are built with these on: a writable layer would then not be a changeset in itself."""
+
 _FRESH = ("proc", "sys", "dev", "run")
 """Top-level directories that are the container's own: the host's hold its sockets and devices."""
 
 
-ROOT = f"{BASE}/root"
-EMPTY = f"{BASE}/empty"
-"""A directory without anything in it: what is hidden is covered by it."""
+NEXT = "next"
+"""In a scratch file system that is kept: where the one of a container that stands on it is mounted."""
 
 SPARE_SLOT = 1023
 """For a tree that is opened and bound at once."""
 
 
-def scratch(ops: Ops, directories: Sequence[str] = ()) -> None:
-    """The file system in memory at `BASE` that holds a container's small things: the writable layer
+def scratch(ops: Ops, base: str = BASE) -> None:
+    """The file system in memory at `base` that holds a container's small things: the writable layer
     where that is in memory, what hides other directories, files of given content, mount points.
     One for all of them, since each file system costs at its making and at its end."""
-    ops.mount(BASE, "tmpfs", MS_NODEV, "mode=755")
-    ops.root(BASE)
+    ops.mount(base, "tmpfs", MS_NODEV, "mode=755")
+
+
+def furnish(ops: Ops, base: str, directories: Sequence[str] = ()) -> None:
+    """The directories in it, where they are not there yet."""
+    ops.root(base)
     for name in ("upper", "work", "root", "run", *directories):
         ops.make_dir(name)
     ops.make_dir("empty", 0o555)
 
 
+def root_at(base: str) -> str:
+    """Where the container's root is put together."""
+    return f"{base}/root"
+
+
+def empty_at(base: str) -> str:
+    """A directory without anything in it: what is hidden is covered by it."""
+    return f"{base}/empty"
+
+
 def layered_root(
-    ops: Ops, lower: Sequence[str], upper: str, work: str, *, flags: int, userxattr: bool
+    ops: Ops,
+    lower: Sequence[str],
+    upper: str,
+    work: str,
+    *,
+    base: str = BASE,
+    flags: int,
+    userxattr: bool,
 ) -> None:
     """The layers `lower` (topmost first) with the writable layer `upper`.
 
@@ -73,7 +96,7 @@ def layered_root(
         ops.mount("root", "overlay", flags, data)
     else:
         many_layers(ops, "root", lower, upper, work, flags=flags, userxattr=userxattr)
-    ops.root(ROOT)
+    ops.root(root_at(base))
 
 
 def many_layers(
@@ -90,28 +113,39 @@ def many_layers(
     given; `lower` then needs two. Raises InvalidImage for more than `MAX_LAYERS`."""
     if len(lower) > MAX_LAYERS:
         raise InvalidImage(f"an image of {len(lower)} layers: the kernel stacks at most {MAX_LAYERS}")
-    more = ([_VOLATILE] if upper else []) + ([_USERXATTR] if userxattr else [])
+    more = ([_VOLATILE] if upper else []) + [_USERXATTR if userxattr else _PLAIN]
     ops.overlay(target, lower, upper, work, flags=flags, more=",".join(more))
 
 
-def host_root(ops: Ops, view: HostView, *, flags: int, userxattr: bool) -> None:
-    """This machine's own root, copy-on-write in memory, after `open_host_trees` with the same view."""
+def host_root(
+    ops: Ops,
+    view: HostView,
+    *,
+    base: str = BASE,
+    below: Sequence[str] = (),
+    flags: int,
+    userxattr: bool,
+) -> None:
+    """This machine's own root, copy-on-write in memory, after `open_host_trees` with the same view.
+    `below` are the bases of sealed layers between the two, topmost first."""
     if view.parts is None:
-        layered_root(ops, ["/"], f"{BASE}/upper", f"{BASE}/work", flags=flags, userxattr=userxattr)
+        lower = [*(f"{sealed}/upper" for sealed in below), "/"]
+        upper, work = f"{base}/upper", f"{base}/work"
+        layered_root(ops, lower, upper, work, base=base, flags=flags, userxattr=userxattr)
     else:
-        _assembled_root(ops, view.parts, flags=flags, userxattr=userxattr)
+        _assembled_root(ops, view.parts, base=base, below=below, flags=flags, userxattr=userxattr)
     for slot, target in enumerate(view.binds):
         # A separate /usr is part of the machine's root for everybody but the kernel.
         ops.bind(slot, target, MS_RDONLY | MS_NODEV, how=RECURSIVE)
-    bind_from_scratch(ops, "run", "/run", MS_NOSUID | MS_NODEV, how=CREATE | NO_SYMLINKS)
+    bind_from_scratch(ops, base, "run", "/run", MS_NOSUID | MS_NODEV, how=CREATE | NO_SYMLINKS)
     for path in view.hidden:
         flags = MS_RDONLY | MS_NOSUID | MS_NODEV
-        bind_from_scratch(ops, "empty", path, flags, how=OPTIONAL)
+        bind_from_scratch(ops, base, "empty", path, flags, how=OPTIONAL)
 
 
-def bind_from_scratch(ops: Ops, name: str, target: str, flags: int, *, how: int = CREATE) -> None:
+def bind_from_scratch(ops: Ops, base: str, name: str, target: str, flags: int, *, how: int = CREATE) -> None:
     """Shows a directory or file of the scratch file system at `target`."""
-    ops.open_tree(SPARE_SLOT, f"{BASE}/{name}", how=0)
+    ops.open_tree(SPARE_SLOT, f"{base}/{name}", how=0)
     ops.bind(SPARE_SLOT, target, flags, how=how)
 
 
@@ -174,7 +208,15 @@ def _kind(path: str, mounted: frozenset[str]) -> str:
     return "overlay" if os.access(path, os.R_OK | os.X_OK) else "skip"
 
 
-def _assembled_root(ops: Ops, parts: Sequence[tuple[str, str, int]], *, flags: int, userxattr: bool) -> None:
+def _assembled_root(
+    ops: Ops,
+    parts: Sequence[tuple[str, str, int]],
+    *,
+    base: str,
+    below: Sequence[str],
+    flags: int,
+    userxattr: bool,
+) -> None:
     for name, kind, mode in parts:
         if kind.startswith("link:"):
             ops.make_link(f"root/{name}", kind.removeprefix("link:"))
@@ -184,12 +226,13 @@ def _assembled_root(ops: Ops, parts: Sequence[tuple[str, str, int]], *, flags: i
             # The upper directory is what the merged one looks like.
             ops.make_dir(f"upper/{name}", mode)
             ops.make_dir(f"work/{name}")
-            data = _options([f"/{name}"], f"{BASE}/upper/{name}", f"{BASE}/work/{name}", userxattr=userxattr)
+            lower = [*(f"{sealed}/upper/{name}" for sealed in below), f"/{name}"]
+            data = _options(lower, f"{base}/upper/{name}", f"{base}/work/{name}", userxattr=userxattr)
             ops.mount(f"root/{name}", "overlay", flags, data)
     # pivot_root(2) wants a mount of its own.
-    ops.open_tree(SPARE_SLOT, ROOT)
+    ops.open_tree(SPARE_SLOT, root_at(base))
     ops.bind(SPARE_SLOT, "root")
-    ops.root(ROOT)
+    ops.root(root_at(base))
     for name in _FRESH:
         ops.make_dir(name)
 
@@ -198,7 +241,7 @@ def _options(lower: Sequence[str], upper: str, work: str, *, userxattr: bool) ->
     """What names everything in one call, the quickest way where it fits."""
     below = ":".join(_escape(path, ":") for path in lower)
     data = f"lowerdir={below},upperdir={_escape(upper)},workdir={_escape(work)},{_VOLATILE}"
-    return f"{data},{_USERXATTR}" if userxattr else data
+    return f"{data},{_USERXATTR if userxattr else _PLAIN}"
 
 
 def _escape(path: str, also: str = "") -> str:

@@ -15,7 +15,6 @@ import attrs
 
 from pycontainer.blobs.failures import store_errors
 from pycontainer.blobs.locks import Lock, try_lock
-from pycontainer.errors import StoreError
 
 
 def claim(parent: str) -> Lock:
@@ -43,52 +42,52 @@ def abandoned(parent: str) -> list[Lock]:
     return [lock for lock in locks if lock is not None]
 
 
-@attrs.frozen
-class ContainerDir:
-    """A container's own directory: `upper` and `work` for overlay. It is the caller's until `close`.
-
-    `fd` holds the lock that says the container is alive: a copy handed to the supervisor keeps it
-    held. What is in the directory is removed by the supervisor, or by the next process that opens
-    the store and finds the lock free.
+class Containers:
+    """The directories of one process's containers, in a directory of their own whose lock says that it
+    lives: copies that are handed to the supervisor keep it held. What is in it is removed container by
+    container, by the supervisor at its end, or by the next process that opens the store and finds the
+    lock free.
     """
 
-    id: str
-    path: str
-    upper: str
-    work: str
-    _lock: Lock = attrs.field(repr=False)
-
-    @classmethod
-    def make(cls, parent: str) -> ContainerDir:
+    def __init__(self, parent: str) -> None:
         """Raises NoSpace and StoreError."""
-        lock = claim(parent)
-        path = lock.path
-        upper, work = path + "/upper", path + "/work"
-        made = cls(path[-32:], path, upper, work, lock)
-        with store_errors("making", path):
-            os.mkdir(upper, 0o755)
-            os.mkdir(work, 0o700)
-        return made
+        self._lock = claim(parent)
+        self.path = self._lock.path
 
-    def __del__(self) -> None:
-        """Nothing ran in what was not handed over. After a fork the child has given its copy up."""
-        if self._lock.fd >= 0:
-            with suppress(StoreError):
-                self.remove()
+    @property
+    def alive(self) -> bool:
+        """False in a forked child, whose copy of the lock was closed."""
+        return self._lock.fd >= 0
 
     @property
     def fd(self) -> int:
         return self._lock.fd
 
-    def hand_over(self) -> None:
-        """Closes this process's descriptor without giving the lock up for the supervisor's copy."""
-        os.close(self._lock.detach())
+    def make(self) -> ContainerDir:
+        """A new container's directory. Raises NoSpace and StoreError."""
+        name = os.urandom(16).hex()
+        path = f"{self.path}/{name}"
+        made = ContainerDir(name, path, path + "/upper", path + "/work", self)
+        with store_errors("making", path):
+            os.mkdir(path, 0o700)
+            os.mkdir(made.upper, 0o755)
+            os.mkdir(made.work, 0o700)
+        return made
 
-    def remove(self) -> None:
-        """Removes a directory in which nothing ever ran. Raises StoreError.
 
-        Where a start was broken off the supervisor may have it already, which removes it then.
-        """
+@attrs.frozen
+class ContainerDir:
+    """A container's own directory: `upper` and `work` for overlay."""
+
+    id: str
+    path: str
+    upper: str
+    work: str
+    group: Containers = attrs.field(repr=False)
+
+    def discard(self) -> None:
+        """Removes the directory if nothing ever ran in it; what a start that was broken off left is the
+        supervisor's to remove, which may be doing so. Raises StoreError."""
         with store_errors("removing", self.path):
             for path in (self.work, self.upper, self.path):
                 try:
@@ -99,11 +98,6 @@ class ContainerDir:
                     if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
                         raise
                     break
-        self.hand_over()
-
-    def close(self) -> None:
-        """Gives the lock up, also where the supervisor has a copy of `fd`; twice does no harm."""
-        self._lock.release()
 
 
 @attrs.frozen

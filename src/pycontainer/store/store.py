@@ -26,6 +26,7 @@ from pycontainer.layer.unpacked import UnpackedLayers
 from pycontainer.store.check import Problem, check
 from pycontainer.store.claims import (
     ContainerDir,
+    Containers,
     DeadOwner,
     MountPoint,
     Owner,
@@ -57,6 +58,7 @@ class Store:
         self.layers = UnpackedLayers(os.path.join(self.path, "layers"))
         self._containers = os.path.join(self.path, "containers")
         self._hosts = os.path.join(self.path, "hosts")
+        self._own: Containers | None = None
         self._mounts = os.path.join(self.path, "mounts")
         self._catalog: Catalog | None = None
         self._lock = threading.Lock()
@@ -135,7 +137,13 @@ class Store:
 
     def new_container_dir(self) -> ContainerDir:
         """A new container's own directory. Raises NoSpace and StoreError."""
-        return ContainerDir.make(self._containers)
+        own = self._own
+        if own is None or not own.alive:
+            with self._lock:
+                own = self._own
+                if own is None or not own.alive:
+                    own = self._own = Containers(self._containers)
+        return own.make()
 
     def new_mount_point(self) -> MountPoint:
         """Where an image can be mounted. Raises NoSpace and StoreError."""

@@ -47,7 +47,18 @@ class Job:
     exception out of a signal's handler, wherever it comes, leaves nobody else to end it.
     """
 
-    __slots__ = ("_channel", "_kept", "_lock", "_pid", "final", "id", "lost", "started", "supervisor")
+    __slots__ = (
+        "_channel",
+        "_ended",
+        "_kept",
+        "_lock",
+        "_pid",
+        "final",
+        "id",
+        "lost",
+        "started",
+        "supervisor",
+    )
 
     def __init__(self, supervisor: Supervisor, job: int) -> None:
         self._channel = _sys.Descriptor()
@@ -59,6 +70,7 @@ class Job:
         self.final: Record | None = None
         self.lost = False
         """The supervisor died before it said how the job ended."""
+        self._ended: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
     @property
@@ -94,11 +106,30 @@ class Job:
             if not self._kept:
                 self.abandon()
 
+    def on_end(self, call: Callable[[], None]) -> None:
+        """Has `call` called once, by whoever takes the final record in or finds the supervisor dead;
+        at once where that was before."""
+        with self._lock:
+            if self.final is None and not self.lost:
+                self._ended.append(call)
+                return
+        call()
+
     def take(self) -> Record | None:
         """Takes in what has arrived; gives the final record (EXITED or FAILED) once it is there.
 
         Raises `SupervisorError` when the supervisor died; the job's processes died with it.
         """
+        try:
+            return self._take()
+        finally:
+            if self._ended and (self.final is not None or self.lost):
+                with self._lock:
+                    calls, self._ended = self._ended, []
+                for call in calls:
+                    call()
+
+    def _take(self) -> Record | None:
         with self._lock:
             while self.final is None:
                 if self.channel < 0:

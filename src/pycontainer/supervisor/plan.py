@@ -171,6 +171,15 @@ class Ops:
     def join(self, flags: int) -> None:
         self.add(OP["JOIN"], n1=flags)
 
+    def join_fd(self, fd: int, flag: int) -> None:
+        self.add(OP["JOIN_FD"], arg=fd, n1=flag)
+
+    def give(self, fd: int, path: str) -> None:
+        self.add(OP["GIVE"], arg=fd, s1=self.data.text(path))
+
+    def serve(self, fd: int) -> None:
+        self.add(OP["SERVE"], arg=fd)
+
     def keyring(self) -> None:
         self.add(OP["KEYRING"])
 

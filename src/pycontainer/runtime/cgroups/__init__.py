@@ -4,6 +4,7 @@
     prepare_owner()   one directory per supervisor; below it each container has its own
     plan()            limits -> what to make, write, join, read back and remove, for the supervisor
     usage()           what was read back -> peak memory, CPU time, io, out-of-memory kills
+    freeze(), write() stop all processes; write control files
     update()          new limits for a running container, as writes
     sweep()           after an owner died: its processes and directories; `remove_owner` is the normal end
     describe()        for doctor()
@@ -16,6 +17,7 @@ from __future__ import annotations
 from pycontainer.runtime.cgroups.accounting import usage
 from pycontainer.runtime.cgroups.describing import describe
 from pycontainer.runtime.cgroups.discover import Controller, Hierarchy, Host, discover, host
+from pycontainer.runtime.cgroups.freezing import freeze, write
 from pycontainer.runtime.cgroups.model import CgroupMount, CgroupPlan, CgroupUsage, Limits
 from pycontainer.runtime.cgroups.owner import Owner, prepare_owner
 from pycontainer.runtime.cgroups.planning import plan, update
@@ -32,6 +34,7 @@ __all__ = [
     "Owner",
     "describe",
     "discover",
+    "freeze",
     "host",
     "owners",
     "plan",
@@ -40,4 +43,5 @@ __all__ = [
     "sweep",
     "update",
     "usage",
+    "write",
 ]

@@ -71,8 +71,9 @@ def plan(
     """What a start with these limits does to control groups; touches the kernel only once per `limits`.
 
     `optional` names limits ("pids", ...) that may be left out where the host cannot enforce them:
-    the defaults that nobody asked for. `freezer` asks v1 for a container that can be paused, which
-    costs one hierarchy more; v2 can always. Memory is accounted without a limit where it can be.
+    the defaults that nobody asked for. `freezer` asks v1 for a container that can be paused, where
+    the host has it; that costs one hierarchy more. v2 can always. Memory is accounted without a limit
+    where it can be.
     Raises `CapabilityUnavailable` for a limit that this host cannot enforce, `InvalidOption` for a
     device or CPU that does not exist, `LaunchError` where the owner's directory is refused.
     """
@@ -131,7 +132,7 @@ def _template(owner: Owner, limits: Limits, optional: frozenset[str], freezer: b
     unified = owner.host.unified
     if unified is not None:
         return _template_v2(owner, unified, limits, needed)
-    if freezer and (directory := _place(owner, "freezer", "pausing", False)) is not None:
+    if freezer and (directory := _place(owner, "freezer", "pausing", True)) is not None:
         needed["freezer"] = directory
     return _template_v1(owner, limits, needed)
 

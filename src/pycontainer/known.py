@@ -1,0 +1,66 @@
+"""The containers of this process, by id and name, until they are removed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from pycontainer.errors import ContainerNotFound, NameInUse
+
+if TYPE_CHECKING:
+    from pycontainer.container import Container
+
+_lock = threading.Lock()
+_containers: dict[str, Container] = {}
+_names: dict[str, str] = {}
+
+
+def add(container: Container) -> None:
+    """Raises NameInUse where another one has its name."""
+    name = container.name
+    with _lock:
+        if name is not None:
+            if name in _names:
+                raise NameInUse(f"name={name!r}: container {_names[name][:12]} has it")
+            _names[name] = container.id
+        _containers[container.id] = container
+
+
+def drop(container: Container) -> None:
+    """Its name is free again."""
+    with _lock:
+        if _containers.pop(container.id, None) is not None and container.name is not None:
+            _names.pop(container.name, None)
+
+
+def everyone() -> list[Container]:
+    """In the order in which they were made."""
+    with _lock:
+        return list(_containers.values())
+
+
+def find(wanted: str) -> Container | None:
+    """By name, by id, or by the beginning of an id (at least 4 characters).
+
+    Raises ContainerNotFound where several ids begin so.
+    """
+    with _lock:
+        found = _containers.get(_names.get(wanted, wanted))
+        if found is not None or len(wanted) < 4:
+            return found
+        begin = [container for key, container in _containers.items() if key.startswith(wanted)]
+    if len(begin) > 1:
+        raise ContainerNotFound(f"{wanted!r} is the beginning of several containers' ids")
+    return begin[0] if begin else None
+
+
+def _after_fork_in_child() -> None:
+    """They are the parent's."""
+    global _lock
+    _lock = threading.Lock()
+    _containers.clear()
+    _names.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,225 @@
+"""One life of a container's program, from start to end, and what its restart policy does after it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pycontainer import execution, output, session
+from pycontainer.errors import CapabilityUnavailable, LaunchError, PycontainerError
+from pycontainer.execution import Execution
+from pycontainer.minding import minder
+from pycontainer.restarting import Backoff, Restart
+from pycontainer.runtime import cgroups
+from pycontainer.streams import PIPE
+from pycontainer.waiting import Watch
+
+if TYPE_CHECKING:
+    from pycontainer.completed import Completed
+    from pycontainer.image import Image
+    from pycontainer.options import Options
+    from pycontainer.supervisor.client import Job
+    from pycontainer.writable import WritableLayer
+
+LIMITS = frozenset({"memory", "memory_swap", "cpus", "cpuset", "cpu_weight", "pids", "io_weight", "io_max"})
+_FREEZE_SECONDS = 5.0
+_SLICE_SECONDS = 0.05
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+class Run:
+    """A program that was started as a container's own."""
+
+    def __init__(self, execution: Execution, out: output.Output, *, own_network: bool) -> None:
+        self.execution = execution
+        self.output = out
+        self.own_network = own_network
+        self.started_at = now()
+        self._watch = Watch(execution)
+        self._finished_at: datetime.datetime | None = None
+
+    @classmethod
+    def begin(cls, image: Image, args: Any, options: Options, layer: WritableLayer) -> Run:
+        """Starts it; it has been executed when this returns.
+
+        Raises `LaunchError`; nothing runs then, and the layer is as the container's set-up left it.
+        """
+        streams = execution.open_streams(options, options.stdin, PIPE, PIPE)
+        try:
+            begun = execution.begin_container(
+                session.current(),
+                image,
+                args,
+                options,
+                streams,
+                container=layer.id,
+                root=layer.use(),
+                place=layer.place,
+                layer_fds=layer.descriptors(),
+                directory=layer.directory,
+                once=False,
+            )
+        except BaseException:
+            streams.close()
+            raise
+        finally:
+            streams.close_child()
+        run = cls(begun, output.Output(streams), own_network=options.network != "host")
+        try:
+            run._watch.started(None)
+            run.started_at = now()
+            run.output.drain()
+            run.job.keep()
+        except BaseException as error:
+            run.job.end()
+            run.ended(time.monotonic() + _FREEZE_SECONDS)
+            run.close()
+            if isinstance(error, OSError):
+                raise LaunchError("taking in output", errno=error.errno) from error
+            raise
+        finally:
+            layer.taken()
+        return run
+
+    @property
+    def job(self) -> Job:
+        return self.execution.job
+
+    def running(self) -> bool:
+        """Whether it still runs, without waiting."""
+        return self._watch.running()
+
+    def ended(self, deadline: float | None) -> bool:
+        """Waits for the end; False when time runs out before. Raises `SupervisorError`."""
+        return self._watch.ended(deadline)
+
+    @property
+    def exit_code(self) -> int | None:
+        """None where the supervisor died before it could tell."""
+        return None if self.job.lost else os.waitstatus_to_exitcode(self.execution.final().status)
+
+    @property
+    def finished_at(self) -> datetime.datetime:
+        """After its end; where nobody can tell when that was, when it was noticed."""
+        if self._finished_at is None:
+            self._finished_at = now()
+            if self.job.final is not None and self.job.final.exited:
+                ago = time.monotonic() - self.job.final.exited
+                self._finished_at -= datetime.timedelta(seconds=max(0.0, ago))
+        return self._finished_at
+
+    def completed(self, *, timed_out: bool = False) -> Completed:
+        """The result, after the end; with the last megabyte of each stream."""
+        self.output.finish()
+        result = self.execution.completed(execution.BYTES, timed_out=timed_out)
+        result.stdout, result.stderr = self.output.tail("stdout"), self.output.tail("stderr")
+        return result
+
+    def close(self) -> None:
+        """After the end."""
+        self.output.close()
+
+    def freeze(self) -> None:
+        """Returns when everything stands still. Raises `CapabilityUnavailable` and `LaunchError`."""
+        groups = self.execution.cgroup
+        if groups is None or not groups.freeze:
+            raise CapabilityUnavailable(
+                "pausing: the container has no control group with a freezer",
+                remedy="run as root, or where control groups are delegated to this user",
+            )
+        try:
+            cgroups.freeze(groups, time.monotonic() + _FREEZE_SECONDS)
+        except (OSError, TimeoutError) as error:
+            cgroups.write(groups.thaw)
+            raise LaunchError("pausing", errno=error.errno, path=getattr(error, "filename", None)) from error
+
+    def thaw(self) -> None:
+        groups = self.execution.cgroup
+        if groups is not None:
+            cgroups.write(groups.thaw)
+
+    def update(self, options: Options, changed: Mapping[str, Any]) -> None:
+        """Writes the limits in `changed`. Raises `CapabilityUnavailable` and `LaunchError`."""
+        groups = self.execution.cgroup
+        if groups is None:
+            raise CapabilityUnavailable("limits: the container has no control group")
+        asked = {name: getattr(options.limits(), name) for name in changed}
+        try:
+            cgroups.write(cgroups.update(groups, cgroups.Limits(**asked)))
+        except OSError as error:
+            raise LaunchError("updating limits", errno=error.errno, path=error.filename) from error
+
+
+class Restarts:
+    """What a restart policy does with the programs of one container."""
+
+    def __init__(self, policy: Restart | None) -> None:
+        self._policy = policy
+        self._backoff = Backoff()
+        self._changed = threading.Condition()
+        self._latest: Run | None = None
+        self.count = 0
+        self.wanted = policy is not None
+        """False once somebody stopped the container."""
+
+    def begin(self) -> None:
+        """Somebody starts the container."""
+        self.wanted = self._policy is not None
+        self.count = 0
+
+    def end(self) -> None:
+        """Somebody stops it: it is not to be started again."""
+        with self._changed:
+            self.wanted = False
+            self._changed.notify_all()
+
+    def watch(self, run: Run, again: Callable[[Run], None]) -> None:
+        """After a start: has `again` called when the program has ended and is to be started again."""
+        if self._policy is None:
+            return
+        with self._changed:
+            self._latest = run
+            self._changed.notify_all()
+        minder().after_end(run.job, lambda: self._ended(run, again))
+
+    def after(self, run: Run, deadline: float | None) -> Run | None:
+        """The program that came after `run`, which has ended; None where none does, and `run` itself at
+        the deadline."""
+        if not self._wants(run):
+            return None
+        with self._changed:
+            while self.wanted and self._latest is run:
+                if deadline is not None and time.monotonic() >= deadline:
+                    return run
+                # In slices, so that Ctrl-C is noticed.
+                self._changed.wait(_SLICE_SECONDS)
+            return None if self._latest is run else self._latest
+
+    def _wants(self, run: Run) -> bool:
+        code = run.exit_code
+        if not self.wanted or self._policy is None or code is None:
+            return False
+        return self._policy.wants(code, self.count)
+
+    def _ended(self, run: Run, again: Callable[[Run], None]) -> None:
+        if not self._wants(run):
+            return self.end()
+        lasted = (run.finished_at - run.started_at).total_seconds()
+        minder().after(self._backoff.after(lasted), lambda: self._start(run, again))
+
+    def _start(self, run: Run, again: Callable[[Run], None]) -> None:
+        if not self.wanted:
+            return
+        self.count += 1
+        try:
+            again(run)
+        except PycontainerError:
+            # There is nobody to raise it to; the container stays stopped, as its status says.
+            self.end()

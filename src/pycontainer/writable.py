@@ -1,0 +1,133 @@
+"""Writable layers: what a container writes, from its making until it is removed.
+
+On an image's layers it is a directory of the store. On the host image it is in memory, since overlay
+takes no upper directory inside its lower one: a file system in a mount namespace of its own, which
+lives as long as somebody holds the namespace's descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pycontainer import _sys, session
+from pycontainer.errors import LaunchError
+from pycontainer.runtime import plan
+from pycontainer.snapshot import overlay
+from pycontainer.store import HostRoot
+from pycontainer.supervisor import files
+
+if TYPE_CHECKING:
+    from pycontainer.store import ContainerDir, LayeredRoot, RootFS
+
+
+class DiskLayer:
+    """A directory of the store, above `lower` (topmost first)."""
+
+    place = plan.Place()
+
+    def __init__(self, root: LayeredRoot, sealed: Sequence[str] = ()) -> None:
+        """`sealed` are other containers' layers between, topmost first. Raises NoSpace and StoreError."""
+        self.directory: ContainerDir = root.store.new_container_dir()
+        session.current().answer_for(self.directory.group.path)
+        self.id = self.directory.id
+        self.sealed = tuple(sealed)
+        self._lower = (*self.sealed, *root.lower)
+        self._used = False
+
+    @property
+    def upper(self) -> str:
+        return self.directory.upper
+
+    def use(self) -> plan.Root:
+        """For the next one to mount it; nobody else has it mounted."""
+        used, self._used = self._used, True
+        return plan.Root(self._lower, self.upper, self.directory.work, used=used)
+
+    def descriptors(self) -> list[int]:
+        return []
+
+    def taken(self) -> None:
+        """After who mounted it has told how that went."""
+
+    def remove(self) -> None:
+        """Removes it with everything in it. Raises StoreError."""
+        files.remove_tree(self.directory.path)
+
+
+class MemoryLayer:
+    """A file system in memory, above the host's root or a sealed layer in memory."""
+
+    def __init__(self, sealed: MemoryLayer | None = None) -> None:
+        self.id = os.urandom(16).hex()
+        self.directory: ContainerDir | None = None
+        self.sealed = sealed
+        below = () if sealed is None else (sealed.place.base, *sealed.place.below)
+        base: str = overlay.BASE if sealed is None else f"{sealed.place.base}/{overlay.NEXT}"
+        self.place: plan.Place = plan.Place(base, below, kept=True)
+        self._namespace = -1
+        self._ours: socket.socket | None = None
+        self._theirs: socket.socket | None = None
+
+    @property
+    def namespace(self) -> int:
+        """The descriptor that keeps it; -1 before its first use."""
+        return self._namespace
+
+    def use(self) -> plan.Root:
+        """For the next one to mount it; nobody else has it mounted."""
+        if self._namespace >= 0:
+            return plan.Root(used=True, joins=True)
+        self._hang_up()
+        try:
+            self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise LaunchError("preparing a writable layer", errno=error.errno) from error
+        self._ours.setblocking(False)
+        return plan.Root(joins=self.sealed is not None, gives=True)
+
+    def descriptors(self) -> list[int]:
+        """In the order that `plan.Root` counts on."""
+        if self._namespace >= 0:
+            return [self._namespace]
+        assert self._theirs is not None
+        found = [] if self.sealed is None else [self.sealed.namespace]
+        return [*found, self._theirs.fileno()]
+
+    def taken(self) -> None:
+        """Takes the namespace in, once it is there: before the start's own record."""
+        if self._ours is None:
+            return
+        try:
+            found = _sys.receive_fd(self._ours.fileno())
+        except BlockingIOError:
+            found = None  # what came before failed; nothing was written yet
+        if found is not None:
+            self._namespace = found
+        self._hang_up()
+
+    def remove(self) -> None:
+        """Gives it up; the kernel frees it with the last one who uses it."""
+        self._hang_up()
+        namespace, self._namespace = self._namespace, -1
+        if namespace >= 0:
+            os.close(namespace)
+
+    def __del__(self) -> None:
+        self.remove()
+
+    def _hang_up(self) -> None:
+        for end in (self._ours, self._theirs):
+            if end is not None:
+                end.close()
+        self._ours = self._theirs = None
+
+
+WritableLayer = DiskLayer | MemoryLayer
+
+
+def new_layer(root: RootFS) -> WritableLayer:
+    """A writable layer above `root`. Raises NoSpace and StoreError."""
+    return MemoryLayer() if isinstance(root, HostRoot) else DiskLayer(root)
