@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pycontainer.errors import InvalidOption, InvalidReference, NotFound, RegistryError, TransportError
-from pycontainer.image import Image
+from pycontainer.image import Image, wanted_platform
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Index, Manifest
@@ -135,7 +135,7 @@ class Repository:
         from pycontainer.transfer.pull import pull
 
         store = store or Store.default()
-        wanted = Platform.parse(platform) if isinstance(platform, str) else platform
+        wanted = wanted_platform(platform)
         with reporting(progress) as report:
             made = pull(store, self._client, self._parsed(reference), platform=wanted, report=report)
         return Image(store, made.entry, made)

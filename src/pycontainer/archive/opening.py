@@ -51,7 +51,7 @@ def _stage(store: Store, staged: StagedFile, chunks: Iterator[bytes], path: str,
             size += len(chunk)
             if size > limits.max_stream:
                 text = f"{path}: longer than {limits.max_stream} bytes when decompressed"
-                if limits.max_bytes < store.limits.max_bytes:
+                if limits.scarce:
                     raise NoSpace(f"{text}, and no more is free in {store.path}")
                 raise InvalidImage(text)
             staged.write(chunk)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from pycontainer.blobs.failures import translate
-from pycontainer.errors import UnsafeLayer
+from pycontainer.errors import NoSpace, UnsafeLayer
 from pycontainer.layer.limits import Limits
 from pycontainer.oci.digest import Digest
 
@@ -36,12 +36,14 @@ def measure(
     *,
     algorithm: str = "sha256",
 ) -> Measured:
-    """Reads a tar stream to its end, handing each piece to `deliver`. UnsafeLayer beyond `limits`."""
+    """Reads a tar stream to its end, handing each piece to `deliver`. UnsafeLayer or, where they are
+    what is free, NoSpace beyond `limits`."""
     hashed, size = hashlib.new(algorithm), 0
     for chunk in chunks:
         size += len(chunk)
         if size > limits.max_stream:
-            raise UnsafeLayer(f"the layer is longer than {limits.max_stream} bytes when decompressed")
+            kind = NoSpace if limits.scarce else UnsafeLayer
+            raise kind(f"the layer is longer than {limits.max_stream} bytes when decompressed")
         hashed.update(chunk)
         if deliver is not None:
             deliver(chunk)
@@ -71,6 +73,7 @@ def apply(
             directory,
             max_bytes=limits.max_bytes,
             max_entries=limits.max_entries,
+            scarce=limits.scarce,
             notes=notes,
         )
     except BaseException:

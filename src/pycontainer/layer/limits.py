@@ -15,10 +15,14 @@ _RESERVE = 256 << 20
 
 @attrs.frozen
 class Limits:
-    """At most `max_bytes` of content and `max_entries` files, directories and links in one layer."""
+    """At most `max_bytes` of content and `max_entries` files, directories and links in one layer.
+
+    `scarce`: `max_bytes` is what is free; more than that is no fault of the layer's.
+    """
 
     max_bytes: int = 64 << 30
     max_entries: int = 500_000
+    scarce: bool = False
 
     @property
     def max_stream(self) -> int:
@@ -35,4 +39,4 @@ class Limits:
         room = free.f_bavail * free.f_frsize - _RESERVE
         if room <= 0:
             raise NoSpace(f"unpacking a layer in {directory}: less than {_RESERVE >> 20} MiB are free")
-        return attrs.evolve(self, max_bytes=min(self.max_bytes, room))
+        return attrs.evolve(self, max_bytes=room, scarce=True) if room < self.max_bytes else self

@@ -27,12 +27,13 @@ _USERXATTR = 2
 """enum pctr_layer_flags (layer.h)."""
 
 # enum pctr_layer_code (layer.h): what went wrong, and whose fault that is.
+_LAYER_TOO_BIG = 6
 _LAYER_FAILURES: dict[int, tuple[type[PycontainerError], str]] = {
     2: (StoreError, "a system call failed"),
     3: (InvalidImage, "the archive is malformed or cut short"),
     4: (UnsafeLayer, "the entry tries to reach where it must not"),
     5: (InvalidImage, "the entry is of a kind that is not supported"),
-    6: (UnsafeLayer, "the layer holds more bytes than allowed"),
+    _LAYER_TOO_BIG: (UnsafeLayer, "the layer holds more bytes than allowed"),
     7: (UnsafeLayer, "the layer holds more entries than allowed"),
     8: (UnsafeLayer, "a name, header or attribute is longer than allowed"),
     9: (NoSpace, "the store's file system is full"),
@@ -67,10 +68,17 @@ _TAR_FAILURES: dict[int, tuple[type[PycontainerError], str]] = {
 
 
 def apply_layer(
-    fd: int, directory: str, *, max_bytes: int, max_entries: int, notes: str | None = None
+    fd: int,
+    directory: str,
+    *,
+    max_bytes: int,
+    max_entries: int,
+    scarce: bool = False,
+    notes: str | None = None,
 ) -> None:
     """Unpack the uncompressed tar stream `fd` into the new, empty `directory` (image-spec, layer.md).
 
+    `scarce`: `max_bytes` is what is free, and more than that `NoSpace`, not `UnsafeLayer`.
     `notes` is the path of a file that is made where something remains to be settled with the layers
     below it, by `adopt_looks`; layer.h says what it holds. Raises `InvalidImage` and `UnsafeLayer`
     naming the entry, `NoSpace` and `StoreError`. The directory then holds part of the layer; the
@@ -88,6 +96,8 @@ def apply_layer(
     )
     record = supervisor.work(plan.encode(ops.data, setup=ops.encode()), [fd])
     if record.kind == client.RECORD["FAILED"]:
+        if scarce and record.code == _LAYER_TOO_BIG:
+            raise NoSpace(f"{record.detail}: more than may be filled of the store's file system")
         raise _layer_error(record, directory, supervisor.rootless)
     _check_ended(record, f"unpacking a layer into {directory}")
 

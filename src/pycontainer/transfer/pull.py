@@ -26,6 +26,7 @@ from pycontainer.store.catalog import Choice, Entry
 from pycontainer.store.store import Store
 from pycontainer.transfer import platforms
 from pycontainer.transfer.layers import Source, fetch_layers
+from pycontainer.transfer.naming import naming
 
 if TYPE_CHECKING:
     from pycontainer.distribution.client import Client
@@ -66,17 +67,18 @@ def pull(
     one = _Pull(
         store, source, str(attrs.evolve(reference, tag=None) if name is None else reference), platform
     )
-    found = client.resolve(source.repository, str(reference.digest or reference.tag))
-    try:
-        with store.writing():
-            return one.known(found.digest, name) or one.fetch(found, name)
-    except (TransportError, RateLimited):
-        raise
-    except Exception:
-        # What stopped the pull is the news; whatever this leaves, the next prune removes.
-        with suppress(StoreError):
-            store.collect_now()
-        raise
+    with naming(one.what):
+        found = client.resolve(source.repository, str(reference.digest or reference.tag))
+        try:
+            with store.writing():
+                return one.known(found.digest, name) or one.fetch(found, name)
+        except (TransportError, RateLimited):
+            raise
+        except Exception:
+            # What stopped the pull is the news; whatever this leaves, the next prune removes.
+            with suppress(StoreError):
+                store.collect_now()
+            raise
 
 
 class _Pull:
@@ -85,7 +87,7 @@ class _Pull:
     def __init__(self, store: Store, source: Source, what: str, platform: Platform | None) -> None:
         self._store = store
         self._source = source
-        self._what = what
+        self.what = what
         self._platform = platform or Platform.host()
         self._exactly = platform is not None
 
@@ -101,7 +103,7 @@ class _Pull:
         if made is None:
             return None
         if entry.manifest.digest == digest:
-            platforms.check(made.config, self._platform, exactly=self._exactly, what=self._what)
+            platforms.check(made.config, self._platform, exactly=self._exactly, what=self.what)
         if (
             name is not None
             and catalog.by_tag(name) != entry
@@ -131,10 +133,10 @@ class _Pull:
         manifest, chosen = self._manifest(found)
         config = self._config(manifest)
         if not chosen:
-            platforms.check(config, self._platform, exactly=self._exactly, what=self._what)
+            platforms.check(config, self._platform, exactly=self._exactly, what=self.what)
         if len(manifest.layers) != len(config.diff_ids):
             counts = f"{len(manifest.layers)} layers in the manifest, {len(config.diff_ids)} in the config"
-            raise InvalidImage(f"{self._what}: {counts}")
+            raise InvalidImage(f"{self.what}: {counts}")
         lease = fetch_layers(self._store, self._source, manifest, config)
         try:
             digest = self._store.layout.blobs.put(manifest.raw)
@@ -150,17 +152,17 @@ class _Pull:
         seen: list[Digest] = []
         while True:
             if found.digest in seen:
-                raise InvalidImage(f"{self._what}: index {found.digest} lists itself")
+                raise InvalidImage(f"{self.what}: index {found.digest} lists itself")
             if len(seen) > _MAX_DEPTH:
-                raise InvalidImage(f"{self._what}: indexes are nested more than {_MAX_DEPTH} deep")
+                raise InvalidImage(f"{self.what}: indexes are nested more than {_MAX_DEPTH} deep")
             raw, media_type = self._document(found)
             if seen and len(raw) != found.size:
-                raise InvalidImage(f"{self._what}: {found.digest} has {len(raw)} bytes, not {found.size}")
-            what = f"{self._what}: {found.digest}"
+                raise InvalidImage(f"{self.what}: {found.digest} has {len(raw)} bytes, not {found.size}")
+            what = f"{self.what}: {found.digest}"
             if media_type in media_types.MANIFESTS:
                 return Manifest.parse(raw, what=what), bool(seen)
             seen.append(found.digest)
-            found = platforms.choose(Index.parse(raw, what=what), self._platform, self._what)
+            found = platforms.choose(Index.parse(raw, what=what), self._platform, self.what)
 
     def _document(self, found: Descriptor) -> tuple[bytes, str]:
         """A manifest or index and its media type; of those in the store only manifests are kept."""
@@ -173,13 +175,13 @@ class _Pull:
         """The image's config, fetched where it is missing."""
         found = manifest.config
         if found.media_type not in _CONFIGS:
-            raise InvalidImage(f"{self._what}: is no image; its config is {shorten(found.media_type)}")
+            raise InvalidImage(f"{self.what}: is no image; its config is {shorten(found.media_type)}")
         if found.size > MAX_DOCUMENT:
-            raise InvalidImage(f"{self._what}: a config of {found.size} bytes, more than {MAX_DOCUMENT}")
+            raise InvalidImage(f"{self.what}: a config of {found.size} bytes, more than {MAX_DOCUMENT}")
         raw = self._small(found)
         if len(raw) != found.size:
-            raise InvalidImage(f"{self._what}: its config has {len(raw)} bytes, not {found.size}")
-        return ImageConfig.parse(raw, what=f"{self._what}: config")
+            raise InvalidImage(f"{self.what}: its config has {len(raw)} bytes, not {found.size}")
+        return ImageConfig.parse(raw, what=f"{self.what}: config")
 
     def _small(self, found: Descriptor) -> bytes:
         """A blob that fits into memory, fetched by one of all who want it."""

@@ -24,6 +24,7 @@ from pycontainer.oci.manifest import Manifest
 from pycontainer.oci.reference import Reference
 from pycontainer.store.compressed import Compressed, CompressedLayers
 from pycontainer.transfer.events import Report
+from pycontainer.transfer.naming import naming
 from pycontainer.transfer.uploads import Target
 
 if TYPE_CHECKING:
@@ -60,12 +61,13 @@ def push(
     if form is None:
         raise InvalidOption(f"compression={compression!r}: must be 'gzip', 'zstd' or 'none'")
     target = Target(client, repository, report)
-    try:
-        return _Push(store, manifest, config, form).run(target, tags)
-    except StoreCorrupt as error:
-        if store.catalog.by_manifest(manifest.digest) is None:
-            raise ImageNotFound(f"image {manifest.config.digest} was removed") from error
-        raise
+    with naming(f"{target.place}:{tags[0]}" if tags else target.place):
+        try:
+            return _Push(store, manifest, config, form).run(target, tags)
+        except StoreCorrupt as error:
+            if store.catalog.by_manifest(manifest.digest) is None:
+                raise ImageNotFound(f"image {manifest.config.digest} was removed") from error
+            raise
 
 
 class _Push:
