@@ -13,8 +13,8 @@ import leaks
 import ordinary_user
 from pycontainer import Store
 
-# Fixtures around docker-registry.
-pytest_plugins = ["registries"]
+# Fixtures around docker-registry, podman and docker.
+pytest_plugins = ["registries", "engines"]
 
 MUST_WORK = os.environ.get("PYCONTAINER_MUST_WORK") == "1"
 

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import archives as a
 import layer_tars as tars
 from conftest import need
 from docker_daemon import Docker
+from engines import Podman
 from pycontainer.archive import beside
 from pycontainer.archive.beside import Replacing
 from pycontainer.archive.save import save
@@ -464,37 +464,17 @@ def test_umoci_unpacks_it(image: Image, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "bundle" / "rootfs")) == ["file-one", "file-two"]
 
 
-@pytest.fixture
-def podman() -> Iterator[list[str]]:
-    """The beginning of podman's commands, with a storage of its own."""
-    need(shutil.which("podman") is not None and os.geteuid() == 0, "podman, and root")
-    # podman refuses longer paths than 50 characters.
-    with tempfile.TemporaryDirectory(dir="/tmp") as place:
-        yield ["podman", "--root", f"{place}/p", "--runroot", f"{place}/r", "--storage-driver", "vfs"]
-
-
-def test_podman_loads_it_and_saves_it(image: Image, other: Store, tmp_path: Path, podman: list[str]) -> None:
+def test_podman_loads_it_and_saves_it(image: Image, other: Store, tmp_path: Path, podman: Podman) -> None:
     for format in FILES:
         image.save(tmp_path / format, format)  # type: ignore[arg-type]
-        assert NAME in run(*podman, "load", "-i", tmp_path / format)
-        listed = json.loads(run(*podman, "image", "inspect", NAME))
+        assert NAME in podman("load", "-i", tmp_path / format)
+        listed = json.loads(podman("image", "inspect", NAME))
         assert [one["Id"] for one in listed] == [image.id[7:]]
-        run(*podman, "save", "--format", format, "-o", tmp_path / f"{format}-back", NAME)
-        run(*podman, "rmi", "--force", NAME)
+        podman("save", "--format", format, "-o", tmp_path / f"{format}-back", NAME)
+        podman("rmi", "--force", NAME)
         (back,) = Image.load(tmp_path / f"{format}-back", store=other)
         assert (back.id, back.tags) == (image.id, ["x:1"])
     assert other.check() == []
-
-
-@pytest.fixture(scope="session")
-def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
-    need(Docker.installed(), "docker and dockerd, and root")
-    daemon = Docker(tmp_path_factory.mktemp("docker"))
-    try:
-        daemon.wait()
-        yield daemon
-    finally:
-        daemon.stop()
 
 
 def test_docker_loads_it_and_saves_it(image: Image, other: Store, tmp_path: Path, docker: Docker) -> None:
