@@ -62,11 +62,36 @@ class _Member(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-class _GzipMember:
-    """One gzip member."""
+class _IgzipMember:
+    """One gzip member. This interface of isal's costs a sixth less than the one that is like zlib's, which
+    hands input back with each piece."""
 
     def __init__(self) -> None:
-        self._inflater = _zlib_like().decompressobj(wbits=31)
+        from isal import igzip_lib
+
+        self._inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inflater.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._inflater.unused_data)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        piece = bytes(self._inflater.decompress(data, max_length))
+        # A full buffer may leave output inside although all input was taken.
+        self.needs_input = self._inflater.needs_input and len(piece) < max_length
+        return piece
+
+
+class _ZlibMember:
+    """One gzip member, where there is no isal."""
+
+    def __init__(self) -> None:
+        self._inflater = zlib.decompressobj(wbits=31)
         self.needs_input = True
 
     @property
@@ -163,18 +188,23 @@ def _xz_member() -> _Member:
     return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
 
-def _zlib_like() -> Any:
-    """isal's igzip inflates several times as fast as zlib; it has no wheels for some machines."""
+def _igzip() -> Any:
+    """isal's igzip inflates several times as fast as zlib; it has no wheels for some machines (None)."""
     try:
-        from isal import isal_zlib
+        from isal import igzip_lib
     except ImportError:
-        return zlib
-    return isal_zlib
+        return None
+    return igzip_lib
+
+
+def _gzip_member() -> _Member:
+    return _ZlibMember() if _igzip() is None else _IgzipMember()
 
 
 def _failures(form: Format) -> tuple[type[Exception], ...]:
     if form == "gzip":
-        return (zlib.error, _zlib_like().error)
+        igzip = _igzip()
+        return (zlib.error,) if igzip is None else (zlib.error, igzip.error)
     if form == "xz":
         import lzma
 
@@ -187,7 +217,7 @@ def _failures(form: Format) -> tuple[type[Exception], ...]:
 def _members(chunks: Iterator[bytes], form: Format) -> Iterator[bytes]:
     """All members of a file: pigz and eStargz write many, and zero bytes may pad the end."""
     starts: dict[Format, Callable[[], _Member]] = {
-        "gzip": _GzipMember,
+        "gzip": _gzip_member,
         "zstd": _ZstdMember,
         "xz": _xz_member,
     }
