@@ -11,6 +11,8 @@
 #include <limits.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -200,4 +202,19 @@ long
 pctr_client_receive(int sock, void *data, size_t size, int *fds, unsigned *count, int peek)
 {
     return pctr_receive_fds(sock, data, size, fds, count, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
+}
+
+int
+pctr_client_watch(int directory)
+{
+    enum { EVENTS = IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF };
+    char path[32]; /* by its descriptor: a name could mean something else by now */
+
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", directory);
+    PCTR_AUTO_FD fd = pctr_result(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+    if (fd < 0) {
+        return fd;
+    }
+    int watch = pctr_result(inotify_add_watch(fd, path, EVENTS | IN_ONLYDIR));
+    return watch < 0 ? watch : pctr_steal_fd(&fd);
 }

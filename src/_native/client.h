@@ -21,4 +21,8 @@ int pctr_client_request(int sock, const void *data, size_t size, const int *fds,
  * the next one to come. */
 long pctr_client_receive(int sock, void *data, size_t size, int *fds, unsigned *count, int peek);
 
+/* A descriptor that becomes readable when a name appears in `directory`, an open one, or when that
+ * is removed (inotify(7)).  Returns -errno where the kernel or procfs does not let us watch it. */
+int pctr_client_watch(int directory);
+
 #endif

@@ -297,12 +297,14 @@ serve_connect(struct served *served)
         return -ENAMETOOLONG;
     }
     memcpy(address.sun_path, name, strlen(name));
-    PCTR_AUTO_FD sock = pctr_result(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    /* Without waiting for a listener that does not accept: EAGAIN, and the host may ask again. */
+    PCTR_AUTO_FD sock = pctr_result(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (sock < 0) {
         return sock;
     }
     if (fchdir(parent) < 0 ||
-        connect(sock, (const struct sockaddr *)&address, sizeof address) < 0) {
+        connect(sock, (const struct sockaddr *)&address, sizeof address) < 0 ||
+        fcntl(sock, F_SETFL, 0) < 0) {
         return -errno;
     }
     served->fd = pctr_steal_fd(&sock);
