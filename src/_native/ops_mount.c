@@ -187,10 +187,23 @@ attach_tree(int tree, int target)
 static int trees[PCTR_MAX_TREES];
 static char opened[PCTR_MAX_TREES];
 
+static int
+clone_named(const struct pctr_context *context, const struct pctr_op *op)
+{
+    const char *path = pctr_text(context, op->s1);
+    int recursive = op->flags & PCTR_OPF_RECURSIVE;
+
+    if (!(op->flags & PCTR_OPF_BENEATH)) {
+        return clone_tree(AT_FDCWD, path, recursive);
+    }
+    PCTR_AUTO_FD found = pctr_resolve(context, path, op->flags, PCTR_MAKE_DIRECTORY);
+    return found < 0 ? found : clone_tree(found, "", recursive);
+}
+
 int
 pctr_op_open_tree(struct pctr_context *context, const struct pctr_op *op)
 {
-    int tree = clone_tree(AT_FDCWD, pctr_text(context, op->s1), op->flags & PCTR_OPF_RECURSIVE);
+    int tree = clone_named(context, op);
 
     if (tree < 0) {
         return tree;

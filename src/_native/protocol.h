@@ -154,6 +154,7 @@ enum pctr_op_flag {
     PCTR_OPF_RECURSIVE = 4,   /* OPEN_TREE, BIND, READONLY: with the mounts below */
     PCTR_OPF_CREATE = 8,      /* BIND, MOUNT: make the target where it is missing */
     PCTR_OPF_IGNORE = 16,     /* any failure is success */
+    PCTR_OPF_BENEATH = 32,    /* OPEN_TREE: s1 lies beneath the root; a missing one is made */
 };
 
 enum pctr_record_kind {
