@@ -196,8 +196,11 @@ struct pctr_record {
     char detail[PCTR_DETAIL]; /* FAILED: the path or name concerned */
 };
 
-/* What SERVE is asked: this, then two strings that end with NUL: the path and, where there is one,
- * the other path (a link's content for SYMLINK). */
+/* What SERVE is asked: a pctr_file_request, then two strings that end with NUL: the path and, where
+ * there is one, the other path (a link's content for SYMLINK).  Paths begin at the root, and links in
+ * them are followed within it.  A descriptor that comes along is a directory where the path begins
+ * instead, a second one that where the other path does (the first, if there is none): no link on such
+ * a way is followed, and it leads nowhere but down. */
 enum pctr_file_verb {
     PCTR_FILE_OPEN = 1, /* flags: open(2)'s; the answer brings a descriptor */
     PCTR_FILE_STAT = 2,

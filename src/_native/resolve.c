@@ -26,9 +26,8 @@ open_at_root(const struct pctr_context *context, const char *path, unsigned op_f
 }
 
 int
-pctr_resolve_parent(const struct pctr_context *context, const char *path, const char **name)
+pctr_split_path(const char *path, char parent[PATH_MAX], const char **name)
 {
-    char parent[PATH_MAX];
     const char *slash = strrchr(path, '/');
 
     *name = slash != NULL ? slash + 1 : path;
@@ -36,12 +35,23 @@ pctr_resolve_parent(const struct pctr_context *context, const char *path, const 
         return -EINVAL;
     }
     size_t length = slash != NULL ? (size_t)(slash - path) : 0;
-    if (length >= sizeof parent) {
+    if (length >= PATH_MAX) {
         return -ENAMETOOLONG;
     }
     memcpy(parent, path, length);
     parent[length] = '\0';
-    return open_at_root(context, length > 0 ? parent : "/", 0, O_PATH | O_DIRECTORY);
+    return 0;
+}
+
+int
+pctr_resolve_parent(const struct pctr_context *context, const char *path, const char **name)
+{
+    char parent[PATH_MAX];
+    int error = pctr_split_path(path, parent, name);
+
+    return error < 0
+               ? error
+               : open_at_root(context, *parent != '\0' ? parent : "/", 0, O_PATH | O_DIRECTORY);
 }
 
 /* One pass over the components: each prefix is resolved from the root anew, so that a link in

@@ -35,16 +35,38 @@ struct served {
     const struct pctr_file_request *request;
     const char *path;
     const char *other;
+    int at; /* where `path` begins, or -1: at the root */
+    int other_at;
     struct pctr_file_reply reply;
     char text[PATH_MAX];
     int fd; /* goes along with the reply, or -1 */
 };
 
 static int
+open_from(const struct served *served, int at, const char *path, uint64_t flags, uint64_t mode)
+{
+    if (at >= 0) {
+        return pctr_openat2(at, *path != '\0' ? path : ".", flags, mode,
+                            RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+    }
+    return pctr_openat2(served->context->root, *path != '\0' ? path : "/", flags, mode,
+                        RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+}
+
+static int
 open_path(const struct served *served, uint64_t flags, uint64_t mode)
 {
-    return pctr_openat2(served->context->root, *served->path != '\0' ? served->path : "/", flags,
-                        mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+    return open_from(served, served->at, served->path, flags, mode);
+}
+
+/* The directory that holds what `path` names. */
+static int
+open_parent(const struct served *served, int at, const char *path, const char **name)
+{
+    char parent[PATH_MAX];
+    int error = pctr_split_path(path, parent, name);
+
+    return error < 0 ? error : open_from(served, at, parent, O_PATH | O_DIRECTORY, 0);
 }
 
 /* The file itself, or what a link at its name points to. */
@@ -152,7 +174,7 @@ static int
 serve_rename(struct served *served, int from, const char *from_name)
 {
     const char *name;
-    PCTR_AUTO_FD to = pctr_resolve_parent(served->context, served->other, &name);
+    PCTR_AUTO_FD to = open_parent(served, served->other_at, served->other, &name);
 
     if (to < 0) {
         return to;
@@ -165,7 +187,7 @@ static int
 serve_link(struct served *served, int to, const char *to_name)
 {
     const char *name;
-    PCTR_AUTO_FD from = pctr_resolve_parent(served->context, served->other, &name);
+    PCTR_AUTO_FD from = open_parent(served, served->other_at, served->other, &name);
 
     return from < 0 ? from : pctr_result(linkat(from, name, to, to_name, 0));
 }
@@ -190,7 +212,7 @@ serve_named(struct served *served)
 {
     const char *name;
     mode_t mode = served->request->mode & 07777;
-    PCTR_AUTO_FD parent = pctr_resolve_parent(served->context, served->path, &name);
+    PCTR_AUTO_FD parent = open_parent(served, served->at, served->path, &name);
 
     if (parent < 0) {
         return parent;
@@ -288,7 +310,7 @@ serve_connect(struct served *served)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *name;
-    PCTR_AUTO_FD parent = pctr_resolve_parent(served->context, served->path, &name);
+    PCTR_AUTO_FD parent = open_parent(served, served->at, served->path, &name);
 
     if (parent < 0) {
         return parent;
@@ -369,6 +391,21 @@ answer(int sock, struct served *served)
                          served->fd >= 0 ? 1 : 0, 0);
 }
 
+static void
+serve_request(struct served *served, const char *buffer, size_t size, const int *fds,
+              unsigned count)
+{
+    size_t head = sizeof(struct pctr_file_request);
+
+    memset(&served->reply, 0, sizeof served->reply);
+    served->request = (const struct pctr_file_request *)(const void *)buffer;
+    served->fd = -1;
+    served->at = count > 0 ? fds[0] : -1;
+    served->other_at = count > 0 ? fds[count - 1] : -1;
+    bool whole = size > head && split(served, buffer + head, size - head);
+    served->reply.error = whole ? -serve_one(served) : EBADMSG;
+}
+
 /* Until the host closes its end. */
 int
 pctr_op_serve(struct pctr_context *context, const struct pctr_op *op)
@@ -377,24 +414,23 @@ pctr_op_serve(struct pctr_context *context, const struct pctr_op *op)
     static struct served served;
     int sock = context->fds[op->arg];
 
+    served.context = context;
     for (;;) {
-        unsigned none = 0;
-        ssize_t got = pctr_receive_fds(sock, buffer, sizeof buffer, NULL, &none, 0);
+        int fds[2];
+        unsigned count = 2;
+        ssize_t got = pctr_receive_fds(sock, buffer, sizeof buffer, fds, &count, 0);
         if (got == -EINTR) {
             continue;
         }
         if (got <= 0) {
             return got == 0 || got == -ECONNRESET ? 0 : (int)got;
         }
-        size_t head = sizeof(struct pctr_file_request);
-        memset(&served.reply, 0, sizeof served.reply);
-        served.context = context;
-        served.request = (const struct pctr_file_request *)(const void *)buffer;
-        served.fd = -1;
-        bool whole = (size_t)got > head && split(&served, buffer + head, (size_t)got - head);
-        served.reply.error = whole ? -serve_one(&served) : EBADMSG;
+        serve_request(&served, buffer, (size_t)got, fds, count);
         int error = answer(sock, &served);
         pctr_close(&served.fd);
+        while (count > 0) {
+            pctr_close(&fds[--count]);
+        }
         if (error < 0) {
             return error == -EPIPE || error == -ECONNRESET ? 0 : error;
         }

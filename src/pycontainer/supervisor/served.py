@@ -2,10 +2,15 @@
 
 The child resolves every path within that root and acts as the root of the container's user namespace,
 so this works the same for root and for ordinary users, and no link inside leads out.
+
+Paths begin at the root, and links on the way are followed. With `at`, the descriptor of a directory that
+`open` gave, they begin there, no link on the way is followed, and `..` leads nowhere: what holds on to a
+directory so cannot be sent elsewhere by who renames things meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -25,6 +30,8 @@ _REQUEST = struct.Struct("=IIIIIIqq")
 _REPLY = struct.Struct("=iIIIIIQQQQQqqq")
 _KEEP = 0xFFFFFFFF
 _MAX_REPLY = 8192
+_PATH_MAX = 4096
+_PATIENCE_SECONDS = 1.0
 
 if (_REQUEST.size, _REPLY.size) != (_sys.FILE_REQUEST_SIZE, _sys.FILE_REPLY_SIZE):
     raise ImportError("the compiled module was built from another protocol.h: build it again")
@@ -46,6 +53,21 @@ class Status:
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
+
+
+@attrs.frozen
+class _Reply:
+    fields: tuple[int, ...]
+    text: bytes
+    fd: int
+    truncated: bool
+
+    def descriptor(self, path: str) -> int:
+        """Of an answer that must bring one. Raises EMFILE where this process has no room for it."""
+        if self.fd < 0:
+            number = errno.EMFILE if self.truncated else errno.EPROTO
+            raise OSError(number, os.strerror(number), path)
+        return self.fd
 
 
 class Served:
@@ -93,71 +115,77 @@ class Served:
         return self._job.final is not None or self._job.lost or self._socket.fileno() < 0
 
     def close(self) -> None:
-        """Ends the child; waits until it is gone, and with it what it held of the root."""
-        self._socket.close()
+        """Ends the child; waits until it is gone, and with it what it held of the root.
+
+        What another thread has asked is answered before, unless that takes long.
+        """
+        if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
+            with contextlib.suppress(OSError):  # it was closed, or nobody is there any more
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._lock.acquire()
+        try:
+            self._socket.close()
+        finally:
+            self._lock.release()
         job = getattr(self, "_job", None)
         if job is not None and job.final is None and not job.lost:
             job.end()
             job.wait()
 
-    def open(self, path: str, flags: int, mode: int = 0o666) -> int:
-        """A descriptor of a regular file or directory (open(2)); others give ENXIO."""
-        _, _, fd = self._ask("OPEN", path, flags=flags, mode=mode)
-        if fd < 0:
-            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO), path)
-        return fd
+    def open(self, path: str, flags: int, mode: int = 0o666, *, at: int = -1) -> int:
+        """A descriptor of a regular file or directory (open(2)); others give ENXIO. No umask is applied."""
+        return self._ask("OPEN", path, flags=flags, mode=mode, at=at).descriptor(path)
 
-    def stat(self, path: str, *, follow: bool = True) -> Status:
-        fields, _, _ = self._ask("STAT", path, flags=_FLAG["FOLLOW"] if follow else 0)
-        return Status(*fields[2:])
+    def stat(self, path: str, *, follow: bool = True, at: int = -1) -> Status:
+        return Status(*self._ask("STAT", path, flags=_follow(follow), at=at).fields[2:])
 
-    def readlink(self, path: str) -> str:
-        _, text, _ = self._ask("READLINK", path)
-        return os.fsdecode(text)
+    def readlink(self, path: str, *, at: int = -1) -> str:
+        return os.fsdecode(self._ask("READLINK", path, at=at).text)
 
-    def mkdir(self, path: str, mode: int) -> None:
-        self._ask("MKDIR", path, mode=mode)
+    def mkdir(self, path: str, mode: int, *, at: int = -1) -> None:
+        self._ask("MKDIR", path, mode=mode, at=at)
 
-    def mkfifo(self, path: str, mode: int) -> None:
-        self._ask("MKFIFO", path, mode=mode)
+    def mkfifo(self, path: str, mode: int, *, at: int = -1) -> None:
+        self._ask("MKFIFO", path, mode=mode, at=at)
 
-    def unlink(self, path: str) -> None:
-        self._ask("UNLINK", path)
+    def unlink(self, path: str, *, at: int = -1) -> None:
+        self._ask("UNLINK", path, at=at)
 
     def rmdir(self, path: str) -> None:
         self._ask("RMDIR", path)
 
     def remove_tree(self, path: str) -> None:
+        """Whatever it is, with all that is in it; nothing there is fine, a mount in there is not."""
         self._ask("REMOVE_TREE", path)
 
-    def symlink(self, path: str, content: str) -> None:
-        self._ask("SYMLINK", path, content)
+    def symlink(self, path: str, content: str, *, at: int = -1) -> None:
+        self._ask("SYMLINK", path, content, at=at)
 
-    def link(self, path: str, existing: str) -> None:
-        self._ask("LINK", path, existing)
+    def link(self, path: str, existing: str, *, at: int = -1, existing_at: int = -1) -> None:
+        """`existing` begins at `existing_at`, or at `at` as well."""
+        self._ask("LINK", path, existing, at=at, other_at=existing_at)
 
-    def rename(self, path: str, to: str, *, exclusive: bool = False) -> None:
-        self._ask("RENAME", path, to, flags=_FLAG["EXCLUSIVE"] if exclusive else 0)
+    def rename(self, path: str, to: str, *, exclusive: bool = False, at: int = -1) -> None:
+        """Both begin at `at`."""
+        self._ask("RENAME", path, to, flags=_FLAG["EXCLUSIVE"] if exclusive else 0, at=at)
 
-    def chmod(self, path: str, mode: int, *, follow: bool = True) -> None:
-        self._ask("CHMOD", path, mode=mode, flags=_FLAG["FOLLOW"] if follow else 0)
+    def chmod(self, path: str, mode: int, *, follow: bool = True, at: int = -1) -> None:
+        self._ask("CHMOD", path, mode=mode, flags=_follow(follow), at=at)
 
-    def chown(self, path: str, uid: int, gid: int, *, follow: bool = True) -> None:
+    def chown(self, path: str, uid: int, gid: int, *, follow: bool = True, at: int = -1) -> None:
         """-1 leaves an id as it is."""
-        flags = _FLAG["FOLLOW"] if follow else 0
-        self._ask("CHOWN", path, flags=flags, uid=uid & _KEEP, gid=gid & _KEEP)
+        self._ask("CHOWN", path, flags=_follow(follow), uid=uid & _KEEP, gid=gid & _KEEP, at=at)
 
-    def utime(self, path: str, atime_ns: int, mtime_ns: int, *, follow: bool = True) -> None:
-        flags = _FLAG["FOLLOW"] if follow else 0
-        self._ask("UTIME", path, flags=flags, times=(atime_ns, mtime_ns))
+    def utime(self, path: str, atime_ns: int, mtime_ns: int, *, follow: bool = True, at: int = -1) -> None:
+        self._ask("UTIME", path, flags=_follow(follow), times=(atime_ns, mtime_ns), at=at)
 
     def socket(self, family: int, kind: int) -> int:
         """A descriptor of a new socket in the network namespace that `prepare` joined (socket(2))."""
-        return self._ask("SOCKET", "", flags=family, mode=kind)[2]
+        return self._ask("SOCKET", "", flags=family, mode=kind).descriptor("a socket")
 
     def connect(self, path: str) -> int:
         """A descriptor of a stream socket, connected to the Unix socket at `path` (unix(7))."""
-        return self._ask("CONNECT", path)[2]
+        return self._ask("CONNECT", path).descriptor(path)
 
     def _ask(
         self,
@@ -170,33 +198,39 @@ class Served:
         uid: int = _KEEP,
         gid: int = _KEEP,
         times: tuple[int, int] = (0, 0),
-    ) -> tuple[tuple[int, ...], bytes, int]:
+        at: int = -1,
+        other_at: int = -1,
+    ) -> _Reply:
         names = os.fsencode(path), os.fsencode(other)
         if any(b"\0" in name for name in names):
             raise ValueError("embedded null byte")
-        if any(len(name) >= os.pathconf("/", "PC_PATH_MAX") for name in names):
+        if any(len(name) >= _PATH_MAX for name in names):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
         head = _REQUEST.pack(VERB[verb], flags, mode, uid, gid, 0, *times)
+        message = b"".join((head, names[0], b"\0", names[1], b"\0"))
         with self._lock:
-            fields, text, fd = self._converse(b"".join((head, names[0], b"\0", names[1], b"\0")))
-        if fields[0] != 0:
-            shown = os.path.join(path, os.fsdecode(text)) if text else path
-            raise OSError(fields[0], os.strerror(fields[0]), shown, None, other or None)
-        return fields, text, fd
+            reply = self._converse(message, [fd for fd in (at, other_at) if fd >= 0])
+        if reply.fields[0] != 0:
+            shown = os.path.join(path, os.fsdecode(reply.text)) if reply.text else path
+            raise OSError(reply.fields[0], os.strerror(reply.fields[0]), shown, None, other or None)
+        return reply
 
-    def _converse(self, message: bytes) -> tuple[tuple[int, ...], bytes, int]:
+    def _converse(self, message: bytes, fds: list[int]) -> _Reply:
+        if self._socket.fileno() < 0:
+            raise self._ended()
         try:
-            self._socket.send(message, socket.MSG_NOSIGNAL)
-            data, fds, _, _ = socket.recv_fds(self._socket, _MAX_REPLY, 1)
+            socket.send_fds(self._socket, [message], fds, socket.MSG_NOSIGNAL)
+            data, got, flags, _ = socket.recv_fds(self._socket, _MAX_REPLY, 1, socket.MSG_CMSG_CLOEXEC)
         except (BrokenPipeError, ConnectionResetError):
-            data, fds = b"", []
+            data, got, flags = b"", [], 0
         except BaseException:
             # Broken off between question and answer, the next answer would be this one's.
             self._socket.close()
             raise
         if len(data) < _REPLY.size:
             raise self._ended()
-        return _REPLY.unpack_from(data), data[_REPLY.size :], fds[0] if fds else -1
+        truncated = bool(flags & socket.MSG_CTRUNC)
+        return _Reply(_REPLY.unpack_from(data), data[_REPLY.size :], got[0] if got else -1, truncated)
 
     def _ended(self) -> LaunchError:
         """Why there is no answer."""
@@ -204,3 +238,7 @@ class Served:
         if record is not None and record.kind == client.RECORD["FAILED"]:
             return failure.launch_error(record, rootless=self._rootless, encoded=self._encoded)
         return SupervisorError("asking for a file of the container", errno=errno.EPIPE)
+
+
+def _follow(follow: bool) -> int:
+    return _FLAG["FOLLOW"] if follow else 0
