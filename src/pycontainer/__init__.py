@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from pycontainer.streams import DEVNULL as DEVNULL
     from pycontainer.streams import PIPE as PIPE
     from pycontainer.streams import STDOUT as STDOUT
+    from pycontainer.templates import Template as Template
     from pycontainer.transfer.events import Progress as Progress
 
 _MODULES = {
@@ -114,6 +115,7 @@ _MODULES = {
     "StoreCorrupt": "errors",
     "StoreError": "errors",
     "SupervisorError": "errors",
+    "Template": "templates",
     "Timeout": "errors",
     "TransportError": "errors",
     "UnsafeLayer": "errors",

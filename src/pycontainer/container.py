@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pycontainer.image import Image
     from pycontainer.process import Process
     from pycontainer.supervisor.served import Served
+    from pycontainer.templates import Preparing, Template
 
 Status = Literal["created", "running", "paused", "stopped"]
 
@@ -109,7 +110,7 @@ class Container:
         """ "created", "running", "paused" or "stopped", as it is now."""
         run = self._run
         if run is None:
-            return "stopped" if self._removed else "created"
+            return "stopped" if self._removed or self._sealed else "created"
         if not self._running():
             return "stopped"
         return "paused" if self._paused else "running"
@@ -359,12 +360,68 @@ class Container:
         begun = self._join(args, stdin, stdout, stderr, overrides, report=True)
         return Process(begun, Text.of(text, encoding, errors), bufsize)
 
+    # What becomes of its files.
+
+    def prepare(self, fn_or_args: Preparing, *, timeout: float | None = None) -> Container:
+        """Call a function with the container, or run a command in it; gives the container itself.
+
+        A command is executed in a container that runs; in one that does not it is run by itself, with
+        the container's options, and the container is as it was afterwards. `timeout` (seconds) is for
+        commands. Raises `ExitError` for one that fails, with what it wrote, `LaunchError` and `Timeout`.
+        """
+        timeout = runner.check_timeout(timeout)
+        if callable(fn_or_args):
+            fn_or_args(self)
+            return self
+        with self._changing:
+            self._check_process()
+            alone = self.status in ("created", "stopped")
+            if alone:
+                self._prepare_alone(fn_or_args, timeout)
+        if not alone:
+            self.exec(fn_or_args, capture_output=True, check=True, timeout=timeout)
+        return self
+
+    def seal(self, timeout: float | None = None) -> Template:
+        """Stop the container if it runs, as `stop` does, and freeze its files; gives the template that
+        new containers are forked from. This one stays stopped for good.
+
+        Raises `InvalidState` for one that was sealed or removed before.
+        """
+        from pycontainer.templates import Template
+
+        with self._changing:
+            self._check_process()
+            self._check_layer("seal")
+            if self._run is not None:
+                self.stop(timeout)
+            else:
+                # A layer in memory is there from its first use on.
+                self._served()
+            self._restarts.end()
+            self._close_files()
+            self._sealed = True
+            return Template(self.image, self.args, self.options, self._root, self._layer)
+
     # How.
+
+    def _prepare_alone(self, args: Any, timeout: float | None) -> None:
+        from pycontainer import templates
+
+        self._check_layer("prepare")
+        self._close_files()
+        templates.run_once(self.image, args, self.options, self._layer, timeout)
+
+    def _check_layer(self, verb: str) -> None:
+        """Whether its writable layer is there, and its own."""
+        if self._removed:
+            raise self._not_in(verb, "there any more")
+        if self._sealed:
+            raise InvalidState(f"{verb}: {self._shown()} is sealed; fork its template")
 
     def _begin(self) -> None:
         """Starts the program, the first time or again; the caller holds the lock."""
-        if self._sealed:
-            raise InvalidState(f"start: {self._shown()} is sealed; fork its template")
+        self._check_layer("start")
         # Two mounts with one writable layer would ruin it.
         self._close_files()
         if self._run is not None:
@@ -413,10 +470,7 @@ class Container:
         """What serves its files (and sockets, while it runs), as it is now."""
         with self._changing:
             self._check_process()
-            if self._removed:
-                raise self._not_in("files", "there any more")
-            if self._sealed:
-                raise InvalidState(f"files: {self._shown()} is sealed; fork its template")
+            self._check_layer("files")
             run = self._run if self._run is not None and self._running() else None
             if self._files is not None and (self._files.ended or self._files_of is not run):
                 self._close_files()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pycontainer import _sys, session
 from pycontainer.errors import LaunchError
@@ -23,19 +23,61 @@ if TYPE_CHECKING:
     from pycontainer.store import ContainerDir, LayeredRoot, RootFS
 
 
+AnyLayer = TypeVar("AnyLayer", "DiskLayer", "MemoryLayer")
+
+
+class Sealed(Generic[AnyLayer]):
+    """A layer that never changes again. It is there as long as a template or a layer holds it that
+    stands on it."""
+
+    def __init__(self, layer: AnyLayer) -> None:
+        """Takes over a layer that nobody has mounted any more; the caller is its first holder."""
+        self.layer: AnyLayer = layer
+        self._holders = 1
+        self._lock = threading.Lock()
+
+    def hold(self) -> bool:
+        """One more holder; False where the last one is gone, and the layer with it."""
+        with self._lock:
+            self._holders += self._holders > 0
+            return self._holders > 0
+
+    def let_go(self) -> None:
+        """One holder less; the last one removes the layer. Raises StoreError."""
+        sealed: Sealed[AnyLayer] | None = self
+        # Generations of forks would nest deeper than Python's stack.
+        while sealed is not None and sealed._is_last():
+            below, sealed.layer.below = sealed.layer.below, None
+            sealed.layer.remove()
+            sealed = below
+
+    def _is_last(self) -> bool:
+        with self._lock:
+            self._holders -= 1
+            return self._holders == 0
+
+
 class DiskLayer:
-    """A directory of the store, above `lower` (topmost first)."""
+    """A directory of the store, above the image's and those of sealed containers."""
 
     place = plan.Place()
 
-    def __init__(self, root: LayeredRoot, sealed: Sequence[str] = ()) -> None:
-        """`sealed` are other containers' layers between, topmost first. Raises NoSpace and StoreError."""
+    def __init__(self, root: LayeredRoot, below: Sealed[DiskLayer] | None = None) -> None:
+        """Stands on `below`, which it holds already until it is removed. Raises NoSpace and StoreError."""
         self.directory: ContainerDir = root.store.new_container_dir()
         session.current().answer_for(self.directory.group.path)
         self.id = self.directory.id
-        self.sealed = tuple(sealed)
-        self._lower = (*self.sealed, *root.lower)
+        self.root = root
+        self.below = below
+        self.stack: tuple[str, ...] = () if below is None else below.layer.uppers
+        """The sealed layers that it stands on, topmost first."""
+        self._lower = (*self.stack, *root.lower)
         self._used = False
+
+    @property
+    def uppers(self) -> tuple[str, ...]:
+        """All that is above the image."""
+        return (self.upper, *self.stack)
 
     @property
     def upper(self) -> str:
@@ -55,21 +97,27 @@ class DiskLayer:
     def remove(self) -> None:
         """Removes it with everything in it. Raises StoreError."""
         files.remove_tree(self.directory.path)
+        below, self.below = self.below, None
+        if below is not None:
+            below.let_go()
 
 
 class MemoryLayer:
     """A file system in memory, above the host's root or a sealed layer in memory."""
 
-    def __init__(self, sealed: MemoryLayer | None = None) -> None:
-        self.id = os.urandom(16).hex()
-        self.directory: ContainerDir | None = None
-        self.sealed = sealed
-        below = () if sealed is None else (sealed.place.base, *sealed.place.below)
-        base: str = overlay.BASE if sealed is None else f"{sealed.place.base}/{overlay.NEXT}"
-        self.place: plan.Place = plan.Place(base, below, kept=True)
+    def __init__(self, below: Sealed[MemoryLayer] | None = None) -> None:
+        """Stands on `below`, which it holds already until it is removed."""
         self._namespace = -1
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
+        self.id = os.urandom(16).hex()
+        self.directory: ContainerDir | None = None
+        self.below = below
+        if below is None:
+            self.place = plan.Place(overlay.BASE, kept=True)
+        else:
+            under: plan.Place = below.layer.place
+            self.place = plan.Place(f"{under.base}/{overlay.NEXT}", (under.base, *under.below), kept=True)
 
     @property
     def namespace(self) -> int:
@@ -86,14 +134,14 @@ class MemoryLayer:
         except OSError as error:
             raise LaunchError("preparing a writable layer", errno=error.errno) from error
         self._ours.setblocking(False)
-        return plan.Root(joins=self.sealed is not None, gives=True)
+        return plan.Root(joins=self.below is not None, gives=True)
 
     def descriptors(self) -> list[int]:
         """In the order that `plan.Root` counts on."""
         if self._namespace >= 0:
             return [self._namespace]
         assert self._theirs is not None
-        found = [] if self.sealed is None else [self.sealed.namespace]
+        found = [] if self.below is None else [self.below.layer.namespace]
         return [*found, self._theirs.fileno()]
 
     def taken(self) -> None:
@@ -110,13 +158,19 @@ class MemoryLayer:
 
     def remove(self) -> None:
         """Gives it up; the kernel frees it with the last one who uses it."""
+        self._close()
+        below, self.below = self.below, None
+        if below is not None:
+            below.let_go()
+
+    def __del__(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._hang_up()
         namespace, self._namespace = self._namespace, -1
         if namespace >= 0:
             os.close(namespace)
-
-    def __del__(self) -> None:
-        self.remove()
 
     def _hang_up(self) -> None:
         for end in (self._ours, self._theirs):
