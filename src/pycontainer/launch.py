@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pycontainer.errors import CapabilityUnavailable, InvalidOption
-from pycontainer.mounts import Bind, Content, Tmpfs
+from pycontainer.errors import CapabilityUnavailable, InvalidImage, InvalidOption
+from pycontainer.mounts import Bind, Mount, Tmpfs, VolumeMount
 from pycontainer.option_values import RLIMITS, SeccompProfile
 from pycontainer.runtime import isolation, plan
 from pycontainer.runtime.seccomp import compile_filter
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Arguments = Sequence["str | bytes | os.PathLike[Any]"]
 
 _FIRST = plan.Place()
+_MAX_VOLUMES = 256
 _SHAPE_OPTIONS = (
     "tty",
     "init",
@@ -202,6 +203,7 @@ def shape(
     host = isinstance(root, HostRoot)
     cwd = options.cwd or image.config.cwd or "/"
     wanted = tuple([getattr(options, name) for name in _SHAPE_OPTIONS])
+    declared = image.config.volumes
     return _shape(
         program(session, options, who, cwd),
         host,
@@ -211,6 +213,8 @@ def shape(
         groups.links,
         plan.made_beside(groups),
         place,
+        # What is written on the host image is in memory and goes with the container, all of it.
+        _volumes(declared, options.mounts) if declared and not host else (),
         wanted,
     )
 
@@ -225,6 +229,7 @@ def _shape(
     cgroup_links: tuple[tuple[str, str], ...],
     cgroup_beside: bool,
     place: plan.Place,
+    volumes: tuple[str, ...],
     wanted: tuple[Any, ...],
 ) -> plan.Shape:
     options = dict(zip(_SHAPE_OPTIONS, wanted, strict=True))
@@ -260,6 +265,7 @@ def _shape(
         writable_sys=privileged,
         root_flags=0 if privileged else isolation.MS_NODEV,
         place=place,
+        volumes=volumes,
     )
 
 
@@ -267,10 +273,31 @@ def _can_make_devices(program: plan.Program) -> bool:
     return bool(program.capabilities >> isolation.CAPABILITIES["MKNOD"] & 1)
 
 
-def _mount(mount: Bind | Tmpfs | Content, nodev: int) -> plan.Mount:
+def _volumes(declared: Sequence[str], mounts: Sequence[Mount]) -> tuple[str, ...]:
+    """Where an image wants volumes: neither in what every container has of its own, nor at or beneath
+    what the caller mounts, nor twice (one in another one lies in that already).
+
+    Raises InvalidImage for the root itself and for very many.
+    """
+    taken = ["/proc", "/sys", "/dev", *(mount.dst for mount in mounts)]
+    found: list[str] = []
+    # A directory comes right before what lies in it.
+    for path in sorted({os.path.normpath("/" + name.lstrip("/")) for name in declared}):
+        if path == "/":
+            raise InvalidImage("the image's config makes its whole root a volume")
+        if not any(path == other or path.startswith(other + "/") for other in (*taken, *found)):
+            found.append(path)
+    if len(found) > _MAX_VOLUMES:
+        raise InvalidImage(f"the image's config names {len(found)} volumes; at most {_MAX_VOLUMES} are made")
+    return tuple(found)
+
+
+def _mount(mount: Mount, nodev: int) -> plan.Mount:
     if isinstance(mount, Bind):
         flags = mount.flags | nodev
         return plan.BindMount(mount.src, mount.dst, flags, mount.propagation_flags, mount.recursive)
+    if isinstance(mount, VolumeMount):
+        return plan.BindMount(mount.source, mount.dst, mount.flags, recursive=False)
     if isinstance(mount, Tmpfs):
         return plan.TmpfsMount(mount.dst, mount.flags, mount.data)
     return plan.FileMount(mount.dst, mount.data, mount.mode, mount.uid, mount.gid)

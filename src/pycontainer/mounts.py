@@ -84,6 +84,10 @@ def _content_dst(value: str | os.PathLike[str]) -> str:
     return container_path(value, option="content dst")
 
 
+def _volume_dst(value: str | os.PathLike[str]) -> str:
+    return container_path(value, option="volume dst")
+
+
 def _tmpfs_size(value: int | str | None) -> int | None:
     # tmpfs reads size=0 as "no limit at all" (tmpfs(5)), which nobody means by 0.
     return None if value is None else parse_size(value, option="tmpfs size", low=1)
@@ -195,7 +199,29 @@ class Content:
     gid: int = attrs.field(default=0, validator=_is_id, kw_only=True)
 
 
-Mount = Bind | Tmpfs | Content
+@attrs.frozen
+class VolumeMount:
+    """A volume, seen at `dst`. Made by `Volume.at()`."""
+
+    name: str
+    directory: str = attrs.field(repr=False)
+    """The volume's own in its store."""
+    dst: str = attrs.field(converter=_volume_dst)
+    ro: bool = attrs.field(default=False, validator=_is_flag, kw_only=True)
+    nocopy: bool = attrs.field(default=False, validator=_is_flag, kw_only=True)
+
+    @property
+    def source(self) -> str:
+        """The directory on the host that is shown."""
+        return f"{self.directory}/data"
+
+    @property
+    def flags(self) -> int:
+        """MS_*: what an image's layer brought into it as a device opens nothing."""
+        return _flags(self.ro, False, True, False)
+
+
+Mount = Bind | Tmpfs | Content | VolumeMount
 
 
 def _flags(ro: bool, nosuid: bool, nodev: bool, noexec: bool) -> int:

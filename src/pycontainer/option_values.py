@@ -19,7 +19,7 @@ from typing import Any, Protocol, SupportsIndex
 
 import attrs
 
-from pycontainer.mounts import MAX_ID, Bind, Content, Mount, Tmpfs, container_path, host_path
+from pycontainer.mounts import MAX_ID, Bind, Content, Mount, Tmpfs, VolumeMount, container_path, host_path
 from pycontainer.runtime.isolation import CAPABILITIES
 from pycontainer.units import parse_cpuset, parse_duration, parse_int, parse_signal, parse_size, refuse
 
@@ -279,7 +279,7 @@ def mounts(value: Iterable[Mount]) -> tuple[Mount, ...]:
     result = tuple(_items(value, "mounts"))
     taken = set()
     for mount in result:
-        if not isinstance(mount, (Bind, Tmpfs, Content)):
+        if not isinstance(mount, (Bind, Tmpfs, Content, VolumeMount)):
             raise refuse("mounts", mount, "must be made by bind(), tmpfs(), content() or Volume.at()")
         if mount.dst in taken:
             raise refuse("mounts", mount.dst, "is the target of two mounts")

@@ -125,7 +125,7 @@ def run(
             container=os.urandom(16).hex() if directory is None else directory.id,
             root=plan.Root()
             if root is None or directory is None
-            else plan.Root(root.lower, directory.upper, directory.work),
+            else plan.Root(root.lower, directory.upper, directory.work, volumes=directory.volumes),
             directory=directory,
             once=True,
         )

@@ -23,7 +23,17 @@ from pycontainer.runtime import isolation
 from pycontainer.runtime.isolation import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 from pycontainer.snapshot import overlay
 from pycontainer.supervisor import plan
-from pycontainer.supervisor.plan import CREATE, MS_PRIVATE, NO_SYMLINKS, OPTIONAL, RECURSIVE, Data, Ops
+from pycontainer.supervisor.plan import (
+    BENEATH,
+    CREATE,
+    IGNORE,
+    MS_PRIVATE,
+    NO_SYMLINKS,
+    OPTIONAL,
+    RECURSIVE,
+    Data,
+    Ops,
+)
 
 if TYPE_CHECKING:
     from pycontainer.runtime.cgroups import CgroupMount, CgroupPlan
@@ -123,6 +133,8 @@ class Shape:
     writable_sys: bool
     root_flags: int
     place: Place
+    volumes: tuple[str, ...] = ()
+    """Directories of layers that are not part of the container's own (an image's VOLUME)."""
 
 
 @attrs.frozen
@@ -138,6 +150,10 @@ class Root:
     joins: bool = False
     """The scratch file system, or one that it stands on, lies in a mount namespace that a descriptor
     of the request keeps: the first one after the program's."""
+    volumes: str = ""
+    """The directory of another writable layer, above the same layers, for `Shape.volumes`."""
+    volumes_lower: tuple[str, ...] = ()
+    """Layers of that kind that are sealed, topmost first, between it and the others."""
     gives: bool = False
     """The mount namespace that will keep the scratch file system is handed over, through a socket
     that is the last of the request's descriptors."""
@@ -151,6 +167,7 @@ class _Template:
     after_root: bytes
     tail_head: bytes
     tail_end: bytes
+    volumes: tuple[int, ...]
 
 
 def container(
@@ -178,6 +195,7 @@ def container(
     _scratch(setup, shape, root, first_fd=mine + (tty is not None))
     setup.extend(template.after_scratch)
     if shape.host is None:
+        _open_volumes(setup, shape, root, template.volumes)
         _layered_root(setup, shape, root)
     setup.extend(template.after_root)
     setup.hostname(hostname)
@@ -195,15 +213,17 @@ def files(ops: Ops, shape: Shape, root: Root) -> None:
     ops.unshare(CLONE_NEWNS)
     first = 0 if shape.host is None else overlay.open_host_trees(ops, shape.host)
     slots = itertools.count(first)
-    trees = _Trees(None, (), tuple(_open_mounts(ops, shape, slots)))
+    trees = _Trees(None, (), tuple(_open_mounts(ops, shape, slots)), _slots_of_volumes(shape, slots))
     ops.propagation(MS_PRIVATE)
     _scratch(ops, shape, root, first_fd=0)
     overlay.furnish(ops, shape.place.base, _more_directories(shape))
     _make_files(ops, shape, trees)
     if shape.host is None:
+        _open_volumes(ops, shape, root, trees.volumes)
         _layered_root(ops, shape, root)
     else:
         _host_root(ops, shape)
+    _volumes(ops, shape, trees)
     _user_mounts(ops, shape.mounts, trees, tmpfs=False)
 
 
@@ -237,6 +257,37 @@ def _layered_root(ops: Ops, shape: Shape, root: Root) -> None:
         flags=shape.root_flags,
         userxattr=shape.rootless,
     )
+
+
+def _open_volumes(ops: Ops, shape: Shape, root: Root, slots: Sequence[int]) -> None:
+    """Opens what the container has at its volumes: those directories of the same layers, beneath another
+    writable layer. So they begin as the image has them, whatever their size, and what is written there
+    is no change of the container's own."""
+    if not slots:
+        return
+    upper, work = f"{root.volumes}/upper", f"{root.volumes}/work"
+    for path, mode in ((root.volumes, 0o700), (upper, 0o755)):
+        ops.mkdir(path, mode, flags=IGNORE)
+    ops.remove_tree(root.volumes, "work")
+    ops.mkdir(work, 0o700)
+    overlay.writable_layers(
+        ops,
+        _VOLUMES,
+        [*root.volumes_lower, *root.lower],
+        upper,
+        work,
+        flags=shape.root_flags,
+        userxattr=shape.rootless,
+    )
+    ops.root(f"{shape.place.base}/{_VOLUMES}")
+    for slot, path in zip(slots, shape.volumes, strict=True):
+        ops.open_tree(slot, path, how=BENEATH)
+    ops.root(shape.place.base)
+
+
+def _volumes(ops: Ops, shape: Shape, trees: _Trees) -> None:
+    for slot, path in zip(trees.volumes, shape.volumes, strict=True):
+        ops.bind(slot, path, how=CREATE)
 
 
 def _host_root(ops: Ops, shape: Shape) -> None:
@@ -331,6 +382,7 @@ def _template(shape: Shape) -> _Template:
     if shape.host is not None:
         _host_root(after, shape)
     _default_mounts(after, shape, trees)
+    _volumes(after, shape, trees)
     _user_mounts(after, shape.mounts, trees)
     _working_directory(after, shape.program)
     # Before /proc/sys becomes read-only.
@@ -345,7 +397,7 @@ def _template(shape: Shape) -> _Template:
         for path in _root_mounts(shape):
             after.remount(path, MS_RDONLY)
     head, end = _program(data, shape.program)
-    return _Template(data, before.encode(), within.encode(), after.encode(), head, end)
+    return _Template(data, before.encode(), within.encode(), after.encode(), head, end, trees.volumes)
 
 
 def _root_mounts(shape: Shape) -> list[str]:
@@ -365,7 +417,7 @@ def _joining_template(program: Program, own_network: bool) -> _Template:
     setup.join(flags | CLONE_NEWNET if own_network else flags)
     setup.enter()
     head, end = _program(data, program)
-    return _Template(data, setup.encode(), b"", b"", head, end)
+    return _Template(data, setup.encode(), b"", b"", head, end, ())
 
 
 @attrs.frozen
@@ -376,6 +428,7 @@ class _Trees:
     devices: tuple[tuple[int, str], ...]
     mounts: tuple[int, ...]
     """For each bind and file among the shape's mounts, in their order."""
+    volumes: tuple[int, ...]
 
 
 def _open_trees(ops: Ops, shape: Shape, first: int) -> _Trees:
@@ -389,7 +442,12 @@ def _open_trees(ops: Ops, shape: Shape, first: int) -> _Trees:
     if _sysfs_is_the_hosts(shape):
         sysfs = next(slots)
         ops.open_tree(sysfs, "/sys")
-    return _Trees(sysfs, tuple(devices), tuple(_open_mounts(ops, shape, slots)))
+    mounts = tuple(_open_mounts(ops, shape, slots))
+    return _Trees(sysfs, tuple(devices), mounts, _slots_of_volumes(shape, slots))
+
+
+def _slots_of_volumes(shape: Shape, slots: Iterator[int]) -> tuple[int, ...]:
+    return tuple(itertools.islice(slots, len(shape.volumes)))
 
 
 def _open_mounts(ops: Ops, shape: Shape, slots: Iterator[int]) -> Iterator[int]:
@@ -416,11 +474,17 @@ def _make_files(ops: Ops, shape: Shape, trees: _Trees) -> None:
 
 
 _CGROUP = "/sys/fs/cgroup"
+_VOLUMES = "volumes"
+"""In the scratch file system: where the layers for volumes are mounted."""
 
 
 def _more_directories(shape: Shape) -> list[str]:
     files = any(isinstance(mount, FileMount) for mount in shape.mounts)
-    return (["files"] if files else []) + ([overlay.NEXT] if shape.place.kept else [])
+    return [
+        *(["files"] if files else []),
+        *([overlay.NEXT] if shape.place.kept else []),
+        *([_VOLUMES] if shape.volumes else []),
+    ]
 
 
 def _file(slot: int) -> str:

@@ -91,12 +91,19 @@ def layered_root(
 
     Raises InvalidImage for more than `MAX_LAYERS`.
     """
+    writable_layers(ops, "root", lower, upper, work, flags=flags, userxattr=userxattr)
+    ops.root(root_at(base))
+
+
+def writable_layers(
+    ops: Ops, target: str, lower: Sequence[str], upper: str, work: str, *, flags: int, userxattr: bool
+) -> None:
+    """The same, on `target` in the scratch file system, which is the root while this is done."""
     data = _options(lower, upper, work, userxattr=userxattr)
     if len(os.fsencode(data)) <= _MAX_DATA:
-        ops.mount("root", "overlay", flags, data)
+        ops.mount(target, "overlay", flags, data)
     else:
-        many_layers(ops, "root", lower, upper, work, flags=flags, userxattr=userxattr)
-    ops.root(root_at(base))
+        many_layers(ops, target, lower, upper, work, flags=flags, userxattr=userxattr)
 
 
 def many_layers(

@@ -85,6 +85,11 @@ class ContainerDir:
     work: str
     group: Containers = attrs.field(repr=False)
 
+    @property
+    def volumes(self) -> str:
+        """A directory for what the image's volumes hold; made where it is needed."""
+        return self.path + "/volumes"
+
     def discard(self) -> None:
         """Removes the directory if nothing ever ran in it; what a start that was broken off left is the
         supervisor's to remove, which may be doing so. Raises StoreError."""
