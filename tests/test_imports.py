@@ -53,6 +53,7 @@ LAYERS: dict[str, int] = {
     "inside": 5,
     "known": 5,
     "minding": 5,
+    "logs": 5,
     "restarting": 5,
     "changes": 5,
     "committing": 5,

@@ -14,6 +14,8 @@ from pycontainer import execution, inside, known, launch, runner
 from pycontainer.errors import ContainerNotFound, InvalidState, Timeout
 from pycontainer.execution import Execution, Text
 from pycontainer.lives import LIMITS, Restarts, Run, now
+from pycontainer.logs.journal import Journal
+from pycontainer.logs.memory import MemoryLog
 from pycontainer.options import Options
 from pycontainer.runtime import cgroups
 from pycontainer.units import parse_duration, parse_signal
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from pycontainer.completed import Completed
     from pycontainer.image import Image
+    from pycontainer.logs.reading import Logs
     from pycontainer.process import Process
     from pycontainer.supervisor.served import Served
     from pycontainer.templates import Preparing, Template
@@ -63,7 +66,8 @@ class Container:
         self._paused = False
         self._removed = False
         self._sealed = False
-        self._restarts = Restarts(options.restart)
+        self._journal = Journal(MemoryLog(), self._more_to_come)
+        self._restarts = Restarts(options.restart, self._journal.poke)
         try:
             known.add(self)
         except BaseException:
@@ -282,12 +286,31 @@ class Container:
             if not self._sealed:
                 self._layer.remove()
             known.drop(self)
+        self._journal.poke()
 
     @property
     def stdin(self) -> BinaryIO | None:
         """The program's input, unbuffered, for a container made with `stdin=PIPE`; else None.
         Closing it is the program's end of file."""
         return None if self._run is None else self._run.output.stdin
+
+    def logs(
+        self,
+        *,
+        tail: int | None = None,
+        since: float | str | datetime.datetime | datetime.timedelta | None = None,
+        follow: bool = False,
+        text: bool = False,
+    ) -> Logs:
+        """What it has written, over all its starts; with `follow` also what it writes from now on.
+
+        `tail` is a number of lines at the end; `since` a datetime, a time before now (seconds, a
+        timedelta, or text such as "5m") or seconds since 1970. `text=True` gives str instead of bytes.
+        """
+        from pycontainer.logs.reading import Logs
+
+        self._check_process()
+        return Logs(self._journal, self._shown(), tail=tail, since=since, follow=follow, text=text)
 
     def resize(self, rows: int, columns: int) -> None:
         """Give the terminal of a container with `tty=True` another size."""
@@ -426,10 +449,23 @@ class Container:
         self._close_files()
         if self._run is not None:
             self._run.close()
+            self._journal.begin()
         self._paused = False
-        run = Run.begin(self.image, self.args, self.options, self._layer)
+        run = Run.begin(self.image, self.args, self.options, self._layer, self._journal)
         self._run = run
         self._restarts.watch(run, self._again)
+
+    def _more_to_come(self) -> bool:
+        """Whether it may write more: before its first start, while it runs, and before a restart."""
+        run = self._run
+        if self._removed or self._owner_pid != os.getpid():
+            return False
+        if run is None:
+            return True
+        if self._running():
+            self._journal.mind(run.job)
+            return True
+        return not run.output.finished or self._restarts.pending(run)
 
     def _again(self, run: Run) -> None:
         """Called when a program has ended that its restart policy wants again."""

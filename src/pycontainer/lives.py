@@ -21,6 +21,7 @@ from pycontainer.waiting import Watch
 if TYPE_CHECKING:
     from pycontainer.completed import Completed
     from pycontainer.image import Image
+    from pycontainer.logs.journal import Journal
     from pycontainer.options import Options
     from pycontainer.supervisor.client import Job
     from pycontainer.writable import WritableLayer
@@ -46,7 +47,9 @@ class Run:
         self._finished_at: datetime.datetime | None = None
 
     @classmethod
-    def begin(cls, image: Image, args: Any, options: Options, layer: WritableLayer) -> Run:
+    def begin(
+        cls, image: Image, args: Any, options: Options, layer: WritableLayer, journal: Journal
+    ) -> Run:
         """Starts it; it has been executed when this returns.
 
         Raises `LaunchError`; nothing runs then, and the layer is as the container's set-up left it.
@@ -71,7 +74,7 @@ class Run:
             raise
         finally:
             streams.close_child()
-        run = cls(begun, output.Output(streams), own_network=options.network != "host")
+        run = cls(begun, output.Output(streams, journal), own_network=options.network != "host")
         try:
             run._watch.started(None)
             run.started_at = now()
@@ -160,8 +163,10 @@ class Run:
 class Restarts:
     """What a restart policy does with the programs of one container."""
 
-    def __init__(self, policy: Restart | None) -> None:
+    def __init__(self, policy: Restart | None, changed: Callable[[], None]) -> None:
+        """`changed` is called when it is decided that none comes any more."""
         self._policy = policy
+        self._told = changed
         self._backoff = Backoff()
         self._changed = threading.Condition()
         self._latest: Run | None = None
@@ -179,6 +184,11 @@ class Restarts:
         with self._changed:
             self.wanted = False
             self._changed.notify_all()
+        self._told()
+
+    def pending(self, run: Run) -> bool:
+        """Whether another one comes after `run`, which has ended."""
+        return self._latest is run and self._wants(run)
 
     def watch(self, run: Run, again: Callable[[Run], None]) -> None:
         """After a start: has `again` called when the program has ended and is to be started again."""

@@ -15,9 +15,14 @@ import termios
 import threading
 import weakref
 from collections import deque
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, BinaryIO
 
 from pycontainer.streams import Sink, Streams
+
+if TYPE_CHECKING:
+    from pycontainer.logs.journal import Journal
+    from pycontainer.logs.lines import Stream
 
 _KEEP = 2**20
 _CHUNK = 64 * 1024
@@ -44,8 +49,10 @@ class Ring:
 class Taking:
     """Descriptors that the thread reads to their end, and where each one's bytes go."""
 
-    def __init__(self, sinks: dict[int, Sink]) -> None:
+    def __init__(self, sinks: dict[int, Sink], done: Callable[[], None] | None = None) -> None:
+        """`done` is called when all of them are at their end."""
         self._sinks = sinks
+        self._done = done
         self._finished = threading.Event()
         if not sinks:
             self._finished.set()
@@ -56,6 +63,10 @@ class Taking:
 
     def __contains__(self, fd: int | None) -> bool:
         return fd in self._sinks
+
+    @property
+    def finished(self) -> bool:
+        return self._finished.is_set()
 
     def finish(self) -> None:
         """Waits until everything is in: the writers are dead, so the pipes are at their end."""
@@ -81,13 +92,16 @@ class Taking:
         os.close(fd)
         if not self._sinks:
             self._finished.set()
+            if self._done is not None:
+                self._done()
 
 
 class Output:
     """The streams of one started container."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, journal: Journal) -> None:
         self._streams = streams
+        self._journal = journal
         self._rings = {name: Ring() for name in ("stdout", "stderr")}
         self._taking: Taking | None = None
         self._master: int | None = None
@@ -99,15 +113,29 @@ class Output:
         streams = self._streams
         if streams.console is not None:
             self._master = streams.take_master()
-        rings = iter(self._rings.values())
-        sinks: dict[int, Sink] = {fd: next(rings).append for fd in streams.readers}
+        names: Iterator[Stream] = iter(("stdout", "stderr"))
+        sinks: dict[int, Sink] = {fd: self._sink(next(names)) for fd in streams.readers}
         streams.readers.clear()
         if streams.stdin is not None:
             own = os.dup(streams.stdin) if streams.stdin == self._master else streams.stdin
             os.set_blocking(own, True)
             self.stdin = io.FileIO(own, "w")
             streams.stdin = None
-        self._taking = Taking(sinks)
+        self._taking = Taking(sinks, self._journal.poke)
+
+    def _sink(self, name: Stream) -> Sink:
+        keep, tell = self._rings[name].append, self._journal.write
+
+        def take(data: bytes) -> None:
+            keep(data)
+            tell(name, data)
+
+        return take
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything is in."""
+        return self._taking is None or self._taking.finished
 
     def tail(self, name: str) -> bytes:
         """The newest megabyte of "stdout" or "stderr"."""

@@ -1,0 +1,125 @@
+"""What one container says, over all its starts: kept by a log, and told to those who listen."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from pycontainer.logs.lines import Entry, Stream
+from pycontainer.minding import minder
+
+if TYPE_CHECKING:
+    from pycontainer.supervisor.client import Job
+
+Cursor = tuple[int, int, int]
+"""A place in a log; its parts are the log's own business."""
+
+_SLICE_SECONDS = 0.05
+
+
+class Log(Protocol):
+    """Where it is kept: `MemoryLog` or `FileLog`."""
+
+    def append(self, time: float, stream: Stream, data: bytes) -> None: ...
+
+    def end(self) -> Cursor: ...
+
+    def read(self, cursor: Cursor) -> tuple[list[Entry], Cursor, int]: ...
+
+    def kept(self) -> tuple[Iterable[Entry], Cursor, int]: ...
+
+    def remove(self) -> None: ...
+
+
+class Journal:
+    """The streams of one container. Any number of threads follow it; none of them holds up the writer."""
+
+    def __init__(self, log: Log, more: Callable[[], bool]) -> None:
+        """`more` says whether more may come; `poke` must be called when its answer may have changed."""
+        self.log = log
+        self.more = more
+        self._lock = threading.Lock()
+        self._listeners: tuple[Callable[[], None], ...] = ()
+        self._minded: Job | None = None
+
+    def write(self, stream: Stream, data: bytes) -> None:
+        """Called by the thread that takes output in."""
+        self.log.append(time.time(), stream, data)
+        self.poke()
+
+    def begin(self) -> None:
+        """Another start: a line that the program before did not end is over."""
+        now = time.time()
+        self.log.append(now, "stdout", b"")
+        self.log.append(now, "stderr", b"")
+
+    def poke(self) -> None:
+        """Has everybody look again."""
+        for call in self._listeners:
+            call()
+
+    def mind(self, job: Job) -> None:
+        """Has everybody look again when this job has ended."""
+        with self._lock:
+            if self._minded is job:
+                return
+            self._minded = job
+        minder().after_end(job, self.poke)
+
+    def listen(self, call: Callable[[], None]) -> None:
+        """Has `call` called after each change, in whatever thread that is; it must not block or raise."""
+        with self._lock:
+            self._listeners += (call,)
+
+    def leave(self, call: Callable[[], None]) -> None:
+        """The opposite of `listen`."""
+        with self._lock:
+            self._listeners = tuple([one for one in self._listeners if one != call])
+
+
+class Follower:
+    """Gives what comes, and waits for it without polling."""
+
+    def __init__(self, journal: Journal, cursor: Cursor) -> None:
+        self._journal = journal
+        self._cursor = cursor
+        self._changed = threading.Event()
+        self._closed = False
+        self.lost = 0
+        """Bytes that were gone before they could be read here."""
+
+    def close(self) -> None:
+        """From any thread: there is no more."""
+        self._closed = True
+        self._changed.set()
+
+    def __iter__(self) -> Iterator[list[Entry]]:
+        """Ends when nothing can come any more, or after `close`."""
+        self._journal.listen(self._changed.set)
+        try:
+            while not self._closed:
+                self._changed.clear()
+                # Asked before reading: what came before the end was written before it.
+                more = self._journal.more()
+                found = self._read()
+                if found:
+                    yield found
+                elif not more:
+                    return
+                else:
+                    self._wait()
+        finally:
+            self._journal.leave(self._changed.set)
+
+    def _read(self) -> list[Entry]:
+        found, self._cursor, lost = self._journal.log.read(self._cursor)
+        self.lost += lost
+        return found
+
+    def _wait(self) -> None:
+        # In the main thread in slices, for the reason that `_sys.poll` has them.
+        main = threading.current_thread() is threading.main_thread()
+        while not self._changed.wait(_SLICE_SECONDS if main else None):
+            continue
