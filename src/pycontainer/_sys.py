@@ -183,3 +183,11 @@ def receive_fd(sock: int) -> int | None:
     if size == 0 or count[0] == 0:
         return None
     return int(fds[0])
+
+
+def watch_directory(directory: int) -> int:
+    """A descriptor that becomes readable when a name appears in the open `directory` (inotify(7)).
+
+    Raises OSError: no permission, no procfs, or this user's limit on such descriptors is reached.
+    """
+    return _checked(lib.pctr_client_watch(directory))

@@ -22,6 +22,7 @@ from pycontainer.units import parse_duration, parse_signal
 from pycontainer.writable import WritableLayer, new_layer
 
 if TYPE_CHECKING:
+    import socket
     from types import TracebackType
 
     from pycontainer.completed import Completed
@@ -383,6 +384,23 @@ class Container:
         begun = self._join(args, stdin, stdout, stderr, overrides, report=True)
         return Process(begun, Text.of(text, encoding, errors), bufsize)
 
+    # Network.
+
+    def connect(
+        self, target: int | str | os.PathLike[str], *, timeout: float | None = None
+    ) -> socket.socket:
+        """A socket connected to a TCP port (127.0.0.1, else ::1) or to a Unix socket's path, both as the
+        running container has them; nothing needs to be published.
+
+        `timeout` (seconds) limits the connecting; the socket itself is as `socket.socket()` makes it.
+        Raises what sockets raise (`ConnectionRefusedError`, `FileNotFoundError`, `TimeoutError`, all of
+        them OSError), and `InvalidState` unless the container runs.
+        """
+        from pycontainer import connecting
+
+        wanted = connecting.parse_target(target)
+        return connecting.connect(self._serving, wanted, runner.check_timeout(timeout))
+
     # What becomes of its files.
 
     def prepare(self, fn_or_args: Preparing, *, timeout: float | None = None) -> Container:
@@ -518,6 +536,16 @@ class Container:
                 )
                 self._files_of = run
             return self._files
+
+    def _serving(self) -> Served:
+        """What serves the running container, never what serves the files of one that does not run: that
+        is in the host's network."""
+        with self._changing:
+            self._require_alive("connect")
+            served = self._served()
+            if self._files_of is None:
+                raise self._not_in("connect", "running")
+            return served
 
     def _close_files(self) -> None:
         files, self._files, self._files_of = self._files, None, None

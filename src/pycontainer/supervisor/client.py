@@ -78,6 +78,12 @@ class Job:
         """-1 after the final record."""
         return self._channel.fd
 
+    def copy_channel(self) -> int | None:
+        """A descriptor of the caller's own that becomes readable when there may be something to `take`;
+        None after the end. Unlike `channel`, nobody else closes it."""
+        with self._lock:
+            return None if self.channel < 0 else os.dup(self.channel)
+
     def send(self, message: bytes, fds: Sequence[int]) -> Job:
         """Ask for it."""
         try:
