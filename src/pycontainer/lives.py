@@ -48,9 +48,14 @@ class Run:
 
     @classmethod
     def begin(
-        cls, image: Image, args: Any, options: Options, layer: WritableLayer, journal: Journal
+        cls,
+        image: Image,
+        args: Any,
+        options: Options,
+        layer: WritableLayer,
+        journal: Journal | None = None,
     ) -> Run:
-        """Starts it; it has been executed when this returns.
+        """Starts it; it has been executed when this returns. What it writes goes to `journal`, too.
 
         Raises `LaunchError`; nothing runs then, and the layer is as the container's set-up left it.
         """

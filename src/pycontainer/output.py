@@ -99,7 +99,8 @@ class Taking:
 class Output:
     """The streams of one started container."""
 
-    def __init__(self, streams: Streams, journal: Journal) -> None:
+    def __init__(self, streams: Streams, journal: Journal | None = None) -> None:
+        """What comes is kept here, and goes to `journal`, too."""
         self._streams = streams
         self._journal = journal
         self._rings = {name: Ring() for name in ("stdout", "stderr")}
@@ -121,10 +122,13 @@ class Output:
             os.set_blocking(own, True)
             self.stdin = io.FileIO(own, "w")
             streams.stdin = None
-        self._taking = Taking(sinks, self._journal.poke)
+        self._taking = Taking(sinks, None if self._journal is None else self._journal.poke)
 
     def _sink(self, name: Stream) -> Sink:
-        keep, tell = self._rings[name].append, self._journal.write
+        keep = self._rings[name].append
+        if self._journal is None:
+            return keep
+        tell = self._journal.write
 
         def take(data: bytes) -> None:
             keep(data)

@@ -71,15 +71,15 @@ class Logs:
 
     def read(self) -> Any:
         """All of it in one: bytes, or text."""
-        return ("" if self._text else b"").join(self)  # type: ignore[arg-type]
+        return ("" if self._text else b"").join(self)
 
     def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
         """All of it as text."""
-        return self.read() if self._text else self.read().decode(encoding, errors)  # type: ignore[no-any-return]
+        return str(self.read() if self._text else self.read().decode(encoding, errors))
 
     def splitlines(self, keepends: bool = False) -> list[Any]:
         """The lines, without their ends unless `keepends`."""
-        return self.read().splitlines(keepends)  # type: ignore[no-any-return]
+        return list(self.read().splitlines(keepends))
 
     def strip(self) -> Any:
         """All of it, without the white space at both ends."""
@@ -120,7 +120,7 @@ class Logs:
     __hash__ = None  # type: ignore[assignment]
 
     def __bytes__(self) -> bytes:
-        return self.read().encode() if self._text else self.read()  # type: ignore[no-any-return]
+        return bytes(self.read().encode() if self._text else self.read())
 
     def __str__(self) -> str:
         return self.decode()
