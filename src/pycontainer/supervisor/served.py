@@ -28,6 +28,8 @@ VERB = _sys.constants("pctr_file_verb", "PCTR_FILE_")
 _FLAG = _sys.constants("pctr_file_flag", "PCTR_FILE_")
 _REQUEST = struct.Struct("=IIIIIIqq")
 _REPLY = struct.Struct("=iIIIIIQQQQQqqq")
+_FD = struct.Struct("=i")
+_FD_SPACE = socket.CMSG_LEN(_FD.size)
 _KEEP = 0xFFFFFFFF
 _MAX_REPLY = 8192
 _PATH_MAX = 4096
@@ -220,7 +222,8 @@ class Served:
             raise self._ended()
         try:
             socket.send_fds(self._socket, [message], fds, socket.MSG_NOSIGNAL)
-            data, got, flags, _ = socket.recv_fds(self._socket, _MAX_REPLY, 1, socket.MSG_CMSG_CLOEXEC)
+            # `socket.recv_fds` ignores its flags.
+            data, got, flags, _ = self._socket.recvmsg(_MAX_REPLY, _FD_SPACE, socket.MSG_CMSG_CLOEXEC)
         except (BrokenPipeError, ConnectionResetError):
             data, got, flags = b"", [], 0
         except BaseException:
@@ -230,7 +233,8 @@ class Served:
         if len(data) < _REPLY.size:
             raise self._ended()
         truncated = bool(flags & socket.MSG_CTRUNC)
-        return _Reply(_REPLY.unpack_from(data), data[_REPLY.size :], got[0] if got else -1, truncated)
+        fd = _FD.unpack_from(got[0][2])[0] if got else -1
+        return _Reply(_REPLY.unpack_from(data), data[_REPLY.size :], fd, truncated)
 
     def _ended(self) -> LaunchError:
         """Why there is no answer."""
