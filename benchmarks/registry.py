@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from benchmarks.debian import Layers
+from benchmarks.debian import Layer, Layers
 from benchmarks.harness import Unavailable
 from benchmarks.programs import find_program
 
@@ -91,6 +91,10 @@ class Registry:
         path = f"/v2/{repository}/manifests/latest"
         self._ask("PUT", path, json.dumps(manifest).encode(), {"Content-Type": _MANIFEST})
         return f"{self.host}/{repository}:latest"
+
+    def blob_path(self, repository: str, layer: Layer) -> str:
+        """The path of a URL, for who fetches a layer without a client."""
+        return f"/v2/{repository}/blobs/{_digest_of(layer.gz)}"
 
     def _put_blob(self, repository: str, media_type: str, content: bytes | IO[bytes]) -> dict[str, Any]:
         if isinstance(content, bytes):

@@ -78,9 +78,9 @@ class Worker:
     def watched_pull(self, reference: str) -> dict[str, Any]:
         return watch(lambda: self._competitor.pull(reference))
 
-    def stage(self, name: str, layers: list[list[str]]) -> list[int]:
+    def stage(self, name: str, blobs: list[list[str]]) -> list[int]:
         os.sync()
-        return [run_stage(name, layers, self._competitor.place)]
+        return [run_stage(name, blobs, self._competitor.place)]
 
     def fill(self, tar: str) -> None:
         self._competitor.fill(Path(tar))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
+
+import attrs
 
 from benchmarks.debian import Layers, cache_directory, debian_layers
 from benchmarks.harness import Result, Table, Target, Turn, Unavailable, summaries
 from benchmarks.harness import measure as measure_rounds
 from benchmarks.measures.context import Context
-from benchmarks.measures.stages import STAGES
+from benchmarks.measures.stages import STAGES, Blob
 from benchmarks.measures.transfers import able, registry_in, row
+from benchmarks.registry import Registry
 from benchmarks.workers import Entry, Field, Worker, field_of
 
 _NS_PER_MS = 1e6
@@ -29,13 +33,12 @@ def measure(context: Context) -> Table:
     ours = Entry("pycontainer", context.first_root, "pycontainer")
     others = [Entry(ours.competitor, ours.root, label) for label in (_FLOOR, _WATCHED)]
     with registry_in(context.place) as registry:
-        references = {
-            image.name: registry.put_image(f"bench/debian-{len(image.layers)}", image) for image in images
-        }
+        references = {image.name: registry.put_image(_repository(image), image) for image in images}
+        blobs = {image.name: _blobs(registry, image) for image in images}
         with field_of([*competitors, *others], context.place, disks=True) as field:
             context.versions.update(field.versions)
             context.progress(f"pull: {len(field.ready)} competitors ready")
-            results = _times(context, field, images, references)
+            results = _times(context, field, references, blobs)
             watched = _watch(field, references)
     results.update(
         {
@@ -60,24 +63,34 @@ def _label(who: str, what: str) -> str:
     return f"{who}, {what}"
 
 
+def _repository(image: Layers) -> str:
+    return f"bench/debian-{len(image.layers)}"
+
+
+def _blobs(registry: Registry, image: Layers) -> list[Blob]:
+    return [
+        Blob(str(layer.tar), str(layer.gz), registry.host, registry.blob_path(_repository(image), layer))
+        for layer in image.layers
+    ]
+
+
 def _times(
-    context: Context, field: Field, images: list[Layers], references: dict[str, str]
+    context: Context, field: Field, references: dict[str, str], blobs: dict[str, list[Blob]]
 ) -> dict[str, Result]:
     """All the same images, one after the other: a competitor has one of them at a time."""
     results: dict[str, Result] = {}
     first = next(iter(references))
-    for image in images:
-        reference = references[image.name]
+    for image, reference in references.items():
         pullers = {label: w for label, w in field.ready.items() if label not in (_FLOOR, _WATCHED)}
         turns: dict[str, Turn] = {
-            _label(label, image.name): partial(_pull, worker, reference, again=False)
+            _label(label, image): partial(_pull, worker, reference, again=False)
             for label, worker in pullers.items()
         }
         if _FLOOR in field.ready:
-            stage = partial(_stage, field.ready[_FLOOR], image)
-            turns |= {_label(name, image.name): partial(stage, name) for name in STAGES}
+            stage = partial(_stage, field.ready[_FLOOR], blobs[image])
+            turns |= {_label(name, image): partial(stage, name) for name in STAGES}
         results.update(measure_rounds(turns, rounds=3 if context.quick else 9))
-        if image.name == first:
+        if image == first:
             again: dict[str, Turn] = {
                 _label(label, _AGAIN): partial(_pull, worker, reference, again=True)
                 for label, worker in pullers.items()
@@ -92,9 +105,9 @@ def _pull(worker: Worker, reference: str, *, again: bool) -> list[float]:
     return [ns / _NS_PER_MS for ns in worker.ask("pull", reference=reference, again=again)]
 
 
-def _stage(worker: Worker, image: Layers, name: str) -> list[float]:
-    paths = [[str(layer.tar), str(layer.gz)] for layer in image.layers]
-    return [ns / _NS_PER_MS for ns in worker.ask("stage", name=name, layers=paths)]
+def _stage(worker: Worker, blobs: list[Blob], name: str) -> list[float]:
+    fields = [list(attrs.astuple(blob)) for blob in blobs]
+    return [ns / _NS_PER_MS for ns in worker.ask("stage", name=name, blobs=fields)]
 
 
 def _watch(field: Field, references: dict[str, str]) -> dict[str, Any]:
@@ -116,6 +129,13 @@ def _watch(field: Field, references: dict[str, str]) -> dict[str, Any]:
     return found
 
 
+def _share(image: str, results: dict[str, Result]) -> Result:
+    """What all stages take together, spread evenly over the cores: less it cannot be either."""
+    found = [results.get(_label(stage, image), _MISSING).summary for stage in STAGES]
+    total = sum(summary.median for summary in found if summary is not None)
+    return Result((total / len(os.sched_getaffinity(0)),)) if all(found) else _MISSING
+
+
 def _floor(image: str, results: dict[str, Result]) -> Result:
     """The slowest of the stages."""
     found = [results.get(_label(stage, image), _MISSING) for stage in STAGES]
@@ -134,6 +154,10 @@ def _rows(
         if who == "pycontainer" and what in watched:
             remark = _remark(watched[what])
         rows.append(row(label, result, [podman, docker, floors.get(what)], remark))
+        if who == STAGES[-1]:
+            share = _share(what, results)
+            remark = "their sum, spread evenly over the cores"
+            rows.append(row(_label("all stages", what), share, [podman, docker, floors.get(what)], remark))
     return tuple(rows)
 
 
@@ -142,7 +166,7 @@ def _remark(pulls: list[dict[str, Any]]) -> str:
     elsewhere = max(pull["elsewhere_ms"]["max"] for pull in pulls)
     return (
         f"at most {_memory(pulls):.0f} MiB more memory; a heartbeat is late by at most {late:.1f} ms "
-        f"(p99 {p99:.1f}; {elsewhere:.1f} in a process that does nothing)"
+        f"(p99 {p99:.1f}), one in a process that does nothing by {elsewhere:.1f}"
     )
 
 
