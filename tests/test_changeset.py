@@ -69,7 +69,7 @@ def container(image: pc.Image) -> Iterator[pc.Container]:
 
 def upper() -> str:
     """The writable layer of the one container that there is."""
-    (found,) = Path(os.environ["PYCONTAINER_STORE"]).glob("containers/*/upper")
+    (found,) = Path(os.environ["PYCONTAINER_STORE"]).glob("containers/*/*/upper")
     return str(found)
 
 

@@ -6,12 +6,14 @@ import hashlib
 import os
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import pycontainer as pc
 from containers import PYTHON, as_root, nothing_left, out, python, sh, sleeper
+from ordinary_user import OrdinaryUser
 
 
 @pytest.fixture
@@ -348,3 +350,19 @@ except PermissionError:
     print("refused")
 """
     assert python(code).stdout == "refused\n"
+
+
+@as_root
+def test_a_mount_in_tmp_leaves_an_ordinary_user_a_tmp(as_user: OrdinaryUser) -> None:
+    """The kernel lets no overlay of a user namespace hide what is mounted below."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    subprocess.run(["mount", "-t", "tmpfs", "mounted-in-tmp", place], check=True)
+    try:
+        as_user("""
+            import pycontainer as pc
+            found = pc.run("host", ["sh", "-c", "touch /tmp/x && stat -c %a /tmp"], capture_output=True)
+            assert found.stdout == b"1777\\n", found
+        """)
+    finally:
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()

@@ -7,6 +7,8 @@ import pickle
 import resource
 import signal
 import subprocess
+import sys
+import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -206,7 +208,7 @@ def test_bad_arguments_are_refused(args: object) -> None:
 
 def test_an_image_that_is_not_there_is_named() -> None:
     with nothing_left(), pytest.raises(pc.ImageNotFound, match="no-such-image"):
-        pc.run("no-such-image:1", ["true"])
+        pc.run("no-such-image:1", ["true"], pull="never")
 
 
 def test_arguments_beyond_the_kernels_limit_are_an_error() -> None:
@@ -495,9 +497,19 @@ def test_a_container_survives_the_thread_that_started_it() -> None:
 
 def test_the_host_may_wait_for_any_child_of_its_own() -> None:
     """Nothing of a container is this process's child for `os.waitpid(-1)`, once the supervisor runs."""
-    pc.run("host", ["true"])
-    with pc.start("host", ["sleep", "1000"]), pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    script = """
+        import os
+        import pycontainer as pc
+        pc.run("host", ["true"])
+        with pc.start("host", ["sleep", "1000"]):
+            try:
+                found = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                raise SystemExit(0)
+            raise SystemExit(f"a child: {found}")
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60, env=environment)
 
 
 def test_runs_do_not_pile_anything_up() -> None:

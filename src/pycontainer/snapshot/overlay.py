@@ -206,12 +206,13 @@ def _top_level(mounted: frozenset[str]) -> list[tuple[str, str, int]]:
 
 def _kind(path: str, mounted: frozenset[str]) -> str:
     """An overlay for what the user may write somewhere in, so that the host never sees it; a
-    read-only bind for the system's own (cheaper), and for what has mounts in it (overlay sees
-    none of them)."""
+    read-only bind for the system's own (cheaper), and for what has mounts in it, which the kernel
+    lets no overlay of a user namespace hide."""
     if path in ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/boot"):
         return "bind"
     if any(point != path and _within(point, (path,)) for point in mounted):
-        return "bind"
+        # Programs count on a /tmp that they can write to, and on nothing in it.
+        return "fresh" if path == "/tmp" else "bind"
     return "overlay" if os.access(path, os.R_OK | os.X_OK) else "skip"
 
 
@@ -228,7 +229,7 @@ def _assembled_root(
         if kind.startswith("link:"):
             ops.make_link(f"root/{name}", kind.removeprefix("link:"))
             continue
-        ops.make_dir(f"root/{name}")
+        ops.make_dir(f"root/{name}", mode if kind == "fresh" else 0o755)
         if kind == "overlay":
             # The upper directory is what the merged one looks like.
             ops.make_dir(f"upper/{name}", mode)
