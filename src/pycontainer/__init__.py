@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from pycontainer.streams import STDOUT as STDOUT
     from pycontainer.templates import Template as Template
     from pycontainer.transfer.events import Progress as Progress
+    from pycontainer.volume import Volume as Volume
 
 _MODULES = {
     "AuthError": "errors",
@@ -121,6 +122,7 @@ _MODULES = {
     "UnsafeLayer": "errors",
     "UnsupportedPlatform": "errors",
     "Usage": "completed",
+    "Volume": "volume",
     "WaitFailed": "errors",
     "__version__": "_version",
     "bind": "mounts",

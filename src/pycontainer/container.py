@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pycontainer.completed import Completed
+    from pycontainer.filling import Used
     from pycontainer.image import Image
     from pycontainer.logs.reading import Logs
     from pycontainer.process import Process
@@ -69,9 +70,12 @@ class Container:
         self._sealed = False
         self._journal = Journal(MemoryLog(), self._more_to_come)
         self._restarts = Restarts(options.restart, self._journal.poke)
+        self._volumes: Used | None = None
         try:
             known.add(self)
+            self._volumes = launch.use_volumes(options, self._root, self._layer.lower, self.id)
         except BaseException:
+            known.drop(self)
             self._layer.remove()
             raise
 
@@ -286,6 +290,8 @@ class Container:
                 self._run.close()
             if not self._sealed:
                 self._layer.remove()
+            if self._volumes is not None:
+                self._volumes.release()
             known.drop(self)
         self._journal.poke()
 
@@ -386,9 +392,7 @@ class Container:
 
     # Network.
 
-    def connect(
-        self, target: int | str | os.PathLike[str], *, timeout: float | None = None
-    ) -> socket.socket:
+    def connect(self, target: int | str | os.PathLike[str], *, timeout: float | None = None) -> socket.socket:
         """A socket connected to a TCP port (127.0.0.1, else ::1) or to a Unix socket's path, both as the
         running container has them; nothing needs to be published.
 

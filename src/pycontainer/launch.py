@@ -21,6 +21,7 @@ from pycontainer.snapshot import overlay
 from pycontainer.store import HostRoot, LayeredRoot
 
 if TYPE_CHECKING:
+    from pycontainer.filling import Used
     from pycontainer.image import Image
     from pycontainer.options import Options
     from pycontainer.runtime.cgroups import CgroupMount, CgroupPlan
@@ -290,6 +291,15 @@ def _volumes(declared: Sequence[str], mounts: Sequence[Mount]) -> tuple[str, ...
     if len(found) > _MAX_VOLUMES:
         raise InvalidImage(f"the image's config names {len(found)} volumes; at most {_MAX_VOLUMES} are made")
     return tuple(found)
+
+
+def use_volumes(options: Options, root: RootFS, lower: Sequence[str], container: str) -> Used | None:
+    """Begins to use the volumes among the mounts, where there are any; see `filling.use`."""
+    if not any(isinstance(mount, VolumeMount) for mount in options.mounts):
+        return None
+    from pycontainer import filling
+
+    return filling.use(options.mounts, root, lower, container, options.name)
 
 
 def _mount(mount: Mount, nodev: int) -> plan.Mount:

@@ -111,18 +111,20 @@ def run(
     data = how.encode(input)
     here = session.current()
     streams = execution.open_streams(chosen, with_input(chosen.stdin, input), stdout, stderr)
-    directory = None
+    directory, used = None, None
     try:
         root = launch.root_of(image)
         if root is not None:
             directory = root.store.new_container_dir()
+        name = os.urandom(16).hex() if directory is None else directory.id
+        used = launch.use_volumes(chosen, image.rootfs(), () if root is None else root.lower, name)
         begun = execution.begin_container(
             here,
             image,
             args,
             chosen,
             streams,
-            container=os.urandom(16).hex() if directory is None else directory.id,
+            container=name,
             root=plan.Root()
             if root is None or directory is None
             else plan.Root(root.lower, directory.upper, directory.work, volumes=directory.volumes),
@@ -133,10 +135,16 @@ def run(
         streams.close()
         if directory is not None:
             directory.discard()
+        if used is not None:
+            used.release()
         raise
     finally:
         streams.close_child()
-    result = begun.run(data, how, timeout, began=began)
+    try:
+        result = begun.run(data, how, timeout, began=began)
+    finally:
+        if used is not None:
+            used.release()
     if check:
         result.check_returncode()
     return result

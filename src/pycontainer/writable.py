@@ -71,7 +71,7 @@ class DiskLayer:
         self.below = below
         self.stack: tuple[str, ...] = () if below is None else below.layer.uppers
         """The sealed layers that it stands on, topmost first."""
-        self._lower = (*self.stack, *root.lower)
+        self.lower = (*self.stack, *root.lower)
         self._used = False
 
     @property
@@ -86,7 +86,14 @@ class DiskLayer:
     def use(self) -> plan.Root:
         """For the next one to mount it; nobody else has it mounted."""
         used, self._used = self._used, True
-        return plan.Root(self._lower, self.upper, self.directory.work, used=used)
+        return plan.Root(
+            self.lower,
+            self.upper,
+            self.directory.work,
+            used=used,
+            volumes=self.directory.volumes,
+            volumes_lower=tuple([path for path in map(_volumes_beside, self.stack) if os.path.isdir(path)]),
+        )
 
     def descriptors(self) -> list[int]:
         return []
@@ -102,8 +109,15 @@ class DiskLayer:
             below.let_go()
 
 
+def _volumes_beside(upper: str) -> str:
+    """What a sealed container has written to its image's volumes: forks begin with that, too."""
+    return os.path.join(os.path.dirname(upper), "volumes", "upper")
+
+
 class MemoryLayer:
     """A file system in memory, above the host's root or a sealed layer in memory."""
+
+    lower: tuple[str, ...] = ()
 
     def __init__(self, below: Sealed[MemoryLayer] | None = None) -> None:
         """Stands on `below`, which it holds already until it is removed."""

@@ -65,17 +65,19 @@ class TreeStream:
         *,
         directory: str | None = None,
         mounts: Callable[[Ops], None] | None = None,
+        below: str = "/",
         ownership: Ownership | None = None,
         clamp: int | None = None,
         kind: files.Tree = "plain",
     ) -> None:
         """`name` is what the tree is called in messages. It lies in `directory`, as this process sees
-        it, or it is what `mounts` makes the root. `clamp` is the latest time that an entry may have, in
-        seconds since 1970."""
+        it, or it is what lies `below` in the root that `mounts` makes. `clamp` is the latest time that an
+        entry may have, in seconds since 1970."""
         self.newest: int | None = None
         self._name = name
         self._directory = directory
         self._mounts = mounts
+        self._below = below
         self._ownership = ownership or Ownership()
         self._clamp = clamp
         self._kind: files.Tree = kind
@@ -127,7 +129,7 @@ class TreeStream:
             self._mounts(ops)
         ops.write_tar(
             0,
-            "" if self._directory is not None else "/",
+            "" if self._directory is not None else self._below,
             flags=files.tar_flags(self._kind),
             uid=self._ownership.uid,
             gid=self._ownership.gid,

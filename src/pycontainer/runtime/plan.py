@@ -227,6 +227,23 @@ def files(ops: Ops, shape: Shape, root: Root) -> None:
     _user_mounts(ops, shape.mounts, trees, tmpfs=False)
 
 
+def image_files(ops: Ops, host: overlay.HostView | None, lower: Sequence[str], *, userxattr: bool) -> None:
+    """The operations that show what an image holds and no more, in a mount namespace of the child's own:
+    its layers, topmost first, or the `host` image."""
+    if host is not None:
+        overlay.open_host_trees(ops, host)
+    ops.propagation(MS_PRIVATE)
+    overlay.scratch(ops)
+    overlay.furnish(ops, overlay.BASE)
+    if host is not None:
+        overlay.host_root(ops, host, flags=MS_NODEV, userxattr=userxattr)
+        return
+    # Without a writable layer the kernel wants two, and a single one holds whiteouts, too.
+    layers = lower if len(lower) > 1 else (*lower, overlay.empty_at(overlay.BASE))
+    overlay.many_layers(ops, "root", layers, flags=MS_RDONLY | MS_NODEV, userxattr=userxattr)
+    ops.root(overlay.root_at(overlay.BASE))
+
+
 def _scratch(ops: Ops, shape: Shape, root: Root, *, first_fd: int) -> None:
     """The scratch file system: a new one, or that of the program which ran before."""
     if root.joins:

@@ -3,6 +3,7 @@
 oci-layout  index.json  blobs/      an OCI image layout, which other tools read in place
 layers/<chain>/                     layers, unpacked once
 containers/<id>/  hosts/<id>/  mounts/<id>/   what somebody alive is using; see `claims`
+volumes/<name>/                     files that outlive containers; see `volumes`
 staging/                            files in the making
 catalog.db  gc.lock                 names and references; who writes and who prunes
 """
@@ -35,6 +36,7 @@ from pycontainer.store.claims import (
     sweep_containers,
     sweep_mounts,
 )
+from pycontainer.store.volumes import sweep_volumes
 
 if TYPE_CHECKING:
     from pycontainer.store.catalog import Catalog
@@ -134,16 +136,21 @@ class Store:
         self.layers.recover()
         sweep_containers(self._containers, _remove_tree)
         sweep_mounts(self._mounts, _unmount)
+        sweep_volumes(self.path, _remove_tree)
 
     def new_container_dir(self) -> ContainerDir:
         """A new container's own directory. Raises NoSpace and StoreError."""
+        return self.own_containers().make()
+
+    def own_containers(self) -> Containers:
+        """What says that this process lives, or what it started. Raises NoSpace and StoreError."""
         own = self._own
         if own is None or not own.alive:
             with self._lock:
                 own = self._own
                 if own is None or not own.alive:
                     own = self._own = Containers(self._containers)
-        return own.make()
+        return own
 
     def new_mount_point(self) -> MountPoint:
         """Where an image can be mounted. Raises NoSpace and StoreError."""
