@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from pycontainer.logs.lines import Entry, Stream
+from pycontainer.logs.lines import Cursor, Entry, Stream
 from pycontainer.minding import minder
 
 if TYPE_CHECKING:
     from pycontainer.supervisor.client import Job
 
-Cursor = tuple[int, int, int]
-"""A place in a log; its parts are the log's own business."""
-
 _SLICE_SECONDS = 0.05
+
+
+class Kept(Protocol):
+    """What was in a log at one time; any number of iterations give the same."""
+
+    lost: int
+
+    def __iter__(self) -> Iterator[Entry]: ...
 
 
 class Log(Protocol):
@@ -28,7 +33,7 @@ class Log(Protocol):
 
     def read(self, cursor: Cursor) -> tuple[list[Entry], Cursor, int]: ...
 
-    def kept(self) -> tuple[Iterable[Entry], Cursor, int]: ...
+    def kept(self) -> tuple[Kept, Cursor]: ...
 
     def remove(self) -> None: ...
 

@@ -9,6 +9,12 @@ Stream = Literal["stdout", "stderr"]
 
 LONGEST_LINE = 2**20
 
+Cursor = tuple[int, int, int]
+"""A place in a log; its parts are the log's own business."""
+
+START: Cursor = (0, 0, 0)
+"""Before everything."""
+
 
 class Entry(NamedTuple):
     """Bytes that were written together, or one line. An empty entry ends its stream's line: what comes

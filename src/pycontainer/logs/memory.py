@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from operator import attrgetter
 
-from pycontainer.logs.lines import Entry, Stream
+from pycontainer.logs.lines import START, Cursor, Entry, Stream
 
 KEEP = 2**20
 """Bytes per stream."""
@@ -16,11 +16,6 @@ _LEAST = 32
 """Each piece counts for that much at least, so that single bytes take no memory without a bound."""
 _JOINED = 4096
 _TOGETHER_SECONDS = 0.01
-
-Cursor = tuple[int, int, int]
-"""The number of a piece, bytes of it that were read, bytes of the log up to there."""
-
-START: Cursor = (0, 0, 0)
 
 
 class _Piece:
@@ -33,8 +28,19 @@ class _Piece:
         self.data = data
 
 
+class Kept(list[Entry]):
+    """What was there at one time; `lost` bytes had come before it."""
+
+    def __init__(self, entries: list[Entry], lost: int) -> None:
+        super().__init__(entries)
+        self.lost = lost
+
+
 class MemoryLog:
-    """The newest of each stream, in order of arrival; a quiet stream is not pushed out by a loud one."""
+    """The newest of each stream, in order of arrival; a quiet stream is not pushed out by a loud one.
+
+    A cursor is (the number of a piece, bytes of it that were read, bytes of the log up to there).
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -82,9 +88,10 @@ class MemoryLog:
             ]
         return found, end, end[2] - before - sum([len(entry.data) for entry in found])
 
-    def kept(self) -> tuple[list[Entry], Cursor, int]:
-        """All that is there now, as `read` gives it."""
-        return self.read(START)
+    def kept(self) -> tuple[Kept, Cursor]:
+        """All that is there now, and the cursor of what comes next."""
+        found, end, lost = self.read(START)
+        return Kept(found, lost), end
 
     def remove(self) -> None:
         """It goes with the last one who has it."""

@@ -47,7 +47,7 @@ class Logs:
         self._text = text
         self._tail = None if tail is None else parse_int(tail, option="tail", low=0)
         self._since = _time_of(since)
-        self._kept, cursor, self._lost = journal.log.kept()
+        self._kept, cursor = journal.log.kept()
         self._follower = Follower(journal, cursor) if follow else None
         self._lines: Iterator[bytes | str] | None = None
 
@@ -55,7 +55,7 @@ class Logs:
     def lost(self) -> int:
         """Bytes that came before what is kept, or faster than they were read: a log holds the newest
         megabyte of each stream (in memory), and never makes the container wait."""
-        return self._lost + (0 if self._follower is None else self._follower.lost)
+        return self._kept.lost + (0 if self._follower is None else self._follower.lost)
 
     def entries(self) -> Iterator[Entry]:
         """The lines with their time and stream; as iterating gives them."""
@@ -145,7 +145,6 @@ class Logs:
 
     def _coming(self, lines: Lines, follower: Follower) -> Iterator[Entry]:
         yield from self._chosen(lines.feed(self._kept))
-        self._kept = ()
         for entries in follower:
             yield from self._late_enough(lines.feed(entries))
         yield from self._late_enough(lines.rest())
