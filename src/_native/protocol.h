@@ -232,7 +232,7 @@ struct pctr_file_request {
     uint32_t mode;
     uint32_t uid; /* 0xffffffff: stays */
     uint32_t gid;
-    uint32_t reserved;
+    uint32_t serial; /* comes back with the answer */
     int64_t atime_ns;
     int64_t mtime_ns;
 };
@@ -244,7 +244,8 @@ struct pctr_file_reply {
     uint32_t mode; /* STAT: this and what follows */
     uint32_t uid;
     uint32_t gid;
-    uint32_t links;
+    uint32_t serial;
+    uint64_t links;
     uint64_t inode;
     uint64_t device;
     uint64_t rdev;

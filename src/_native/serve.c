@@ -142,7 +142,7 @@ serve_stat(struct served *served)
     reply->mode = status.st_mode;
     reply->uid = status.st_uid;
     reply->gid = status.st_gid;
-    reply->links = (uint32_t)status.st_nlink;
+    reply->links = status.st_nlink;
     reply->inode = status.st_ino;
     reply->device = status.st_dev;
     reply->rdev = status.st_rdev;
@@ -402,6 +402,7 @@ serve_request(struct served *served, const char *buffer, size_t size, const int 
     served->fd = -1;
     served->at = count > 0 ? fds[0] : -1;
     served->other_at = count > 0 ? fds[count - 1] : -1;
+    served->reply.serial = size >= head ? served->request->serial : 0;
     bool whole = size > head && split(served, buffer + head, size - head);
     served->reply.error = whole ? -serve_one(served) : EBADMSG;
 }

@@ -27,7 +27,7 @@ from pycontainer.supervisor import client, failure, plan
 VERB = _sys.constants("pctr_file_verb", "PCTR_FILE_")
 _FLAG = _sys.constants("pctr_file_flag", "PCTR_FILE_")
 _REQUEST = struct.Struct("=IIIIIIqq")
-_REPLY = struct.Struct("=iIIIIIQQQQQqqq")
+_REPLY = struct.Struct("=iIIIIIQQQQQQqqq")
 _FD = struct.Struct("=i")
 _FD_SPACE = socket.CMSG_LEN(_FD.size)
 _KEEP = 0xFFFFFFFF
@@ -59,7 +59,10 @@ class Status:
 
 @attrs.frozen
 class _Reply:
-    fields: tuple[int, ...]
+    error: int
+    serial: int
+    status: tuple[int, ...]
+    """In the order of `Status`."""
     text: bytes
     fd: int
     truncated: bool
@@ -90,6 +93,7 @@ class Served:
         """`prepare` adds the operations that make the root (they may use `fds`, from index 0 on); `target`
         is the job whose mount namespace they join. Raises `LaunchError` naming the operation."""
         self._lock = threading.Lock()
+        self._serial = 0
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
         try:
@@ -139,7 +143,7 @@ class Served:
         return self._ask("OPEN", path, flags=flags, mode=mode, at=at).descriptor(path)
 
     def stat(self, path: str, *, follow: bool = True, at: int = -1) -> Status:
-        return Status(*self._ask("STAT", path, flags=_follow(follow), at=at).fields[2:])
+        return Status(*self._ask("STAT", path, flags=_follow(follow), at=at).status)
 
     def readlink(self, path: str, *, at: int = -1) -> str:
         return os.fsdecode(self._ask("READLINK", path, at=at).text)
@@ -208,33 +212,40 @@ class Served:
             raise ValueError("embedded null byte")
         if any(len(name) >= _PATH_MAX for name in names):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
-        head = _REQUEST.pack(VERB[verb], flags, mode, uid, gid, 0, *times)
-        message = b"".join((head, names[0], b"\0", names[1], b"\0"))
+        fds = [fd for fd in (at, other_at) if fd >= 0]
         with self._lock:
-            reply = self._converse(message, [fd for fd in (at, other_at) if fd >= 0])
-        if reply.fields[0] != 0:
+            self._serial = (self._serial + 1) & _KEEP
+            head = _REQUEST.pack(VERB[verb], flags, mode, uid, gid, self._serial, *times)
+            self._send(b"".join((head, names[0], b"\0", names[1], b"\0")), fds)
+            # Who was interrupted between question and answer left the answer here.
+            while (reply := self._receive()).serial != self._serial:
+                if reply.fd >= 0:
+                    os.close(reply.fd)
+        if reply.error != 0:
             shown = os.path.join(path, os.fsdecode(reply.text)) if reply.text else path
-            raise OSError(reply.fields[0], os.strerror(reply.fields[0]), shown, None, other or None)
+            raise OSError(reply.error, os.strerror(reply.error), shown, None, other or None)
         return reply
 
-    def _converse(self, message: bytes, fds: list[int]) -> _Reply:
+    def _send(self, message: bytes, fds: list[int]) -> None:
         if self._socket.fileno() < 0:
             raise self._ended()
         try:
             socket.send_fds(self._socket, [message], fds, socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._ended() from None
+
+    def _receive(self) -> _Reply:
+        try:
             # `socket.recv_fds` ignores its flags.
             data, got, flags, _ = self._socket.recvmsg(_MAX_REPLY, _FD_SPACE, socket.MSG_CMSG_CLOEXEC)
-        except (BrokenPipeError, ConnectionResetError):
-            data, got, flags = b"", [], 0
-        except BaseException:
-            # Broken off between question and answer, the next answer would be this one's.
-            self._socket.close()
-            raise
+        except ConnectionResetError:
+            raise self._ended() from None
         if len(data) < _REPLY.size:
             raise self._ended()
+        error, _, mode, uid, gid, serial, *more = _REPLY.unpack_from(data)
         truncated = bool(flags & socket.MSG_CTRUNC)
         fd = _FD.unpack_from(got[0][2])[0] if got else -1
-        return _Reply(_REPLY.unpack_from(data), data[_REPLY.size :], fd, truncated)
+        return _Reply(error, serial, (mode, uid, gid, *more), data[_REPLY.size :], fd, truncated)
 
     def _ended(self) -> LaunchError:
         """Why there is no answer."""
