@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pycontainer.completed import Completed
+    from pycontainer.files.paths import ContainerPath
     from pycontainer.filling import Used
     from pycontainer.image import Image
     from pycontainer.logs.reading import Logs
@@ -404,6 +405,14 @@ class Container:
 
         wanted = connecting.parse_target(target)
         return connecting.connect(self._serving, wanted, runner.check_timeout(timeout))
+
+    # Files.
+
+    def path(self, path: str | os.PathLike[str] | ContainerPath) -> ContainerPath:
+        """A path of the container's, with what `pathlib.Path` does to files; in every state."""
+        from pycontainer.files.paths import ContainerPath
+
+        return ContainerPath(self, path)
 
     # What becomes of its files.
 

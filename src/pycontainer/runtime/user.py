@@ -97,6 +97,17 @@ def _find_account(passwd: bytes, name: str, uid: int | None) -> _Account | None:
     return None
 
 
+def user_name(passwd: bytes, uid: int) -> str | None:
+    """Of the first entry with that number."""
+    account = _find_account(passwd, "", uid)
+    return None if account is None else os.fsdecode(account.name)
+
+
+def group_name(group: bytes, gid: int) -> str | None:
+    """Of the first entry with that number."""
+    return next((os.fsdecode(name) for name, number, _ in _groups(group) if number == gid), None)
+
+
 def _accounts(passwd: bytes) -> Iterator[_Account]:
     for fields in _entries(passwd):
         if len(fields) < 4:
