@@ -297,11 +297,23 @@ def nothing_left(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, ""), OSError(errno.EIO, ""), KeyboardInterrupt()])
-@pytest.mark.parametrize("call", ["write", "rename"])
+@pytest.mark.parametrize(
+    ("nameless", "call"),
+    [(True, "write"), (True, "link"), (True, "rename"), (False, "write"), (False, "rename")],
+)
 def test_nothing_stays_half_done(
-    image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Any, failure: Any, call: str
+    image: Image,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    format: Any,
+    failure: Any,
+    call: str,
+    nameless: bool,
 ) -> None:
-    """Each write and rename in turn fails: a new target is not there, an existing one as it was."""
+    """Each write, link and rename in turn fails: a new target is not there, an existing one as it was."""
+    if not nameless:
+        # A file system that gives no file without a name.
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)
     (tmp_path / "out").mkdir()
     old, new = tmp_path / "out" / "old", tmp_path / "out" / "new"
     loaded(image._store, tmp_path, TWO, name="old:1").save(old, format)
@@ -313,15 +325,16 @@ def test_nothing_stays_half_done(
     for turn in range(100):
         count = 0
 
-        def failing(*args: Any, turn: int = turn) -> Any:
+        def failing(*args: Any, turn: int = turn, **how: Any) -> Any:
             nonlocal count
-            if beside.MADE in str(args[0]) or (call == "write" and beside.MADE in fd_path(args[0])):
+            if beside.MADE in str(args[0]) or call == "link" or (call == "write" and is_made(args[0])):
                 count += 1
                 if count > turn:
                     raise failure
-            return real(*args)
+            return real(*args, **how)
 
-        for path in (old, new):
+        # Only what replaces something needs a second name first.
+        for path in (old,) if (nameless, call) == (True, "rename") else (old, new):
             count = 0
             monkeypatch.setattr(os, call, failing)
             try:
@@ -340,8 +353,10 @@ def test_nothing_stays_half_done(
     pytest.fail("never succeeds")
 
 
-def fd_path(fd: int) -> str:
-    return os.readlink(f"/proc/self/fd/{fd}")
+def is_made(fd: int) -> bool:
+    """Whether it is a file in the making, with a name or without one."""
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    return beside.MADE in path or path.endswith("(deleted)")
 
 
 def test_a_layout_is_valid_at_any_moment(

@@ -1,4 +1,4 @@
-"""Files of the caller's: made beside their target under another name, and renamed when they are complete."""
+"""Files of the caller's: made beside their target without a name, which they get when they are complete."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pycontainer.errors import ImageError, NoSpace
 
-# How the names of files in the making begin.
+# How the names of files in the making begin, where they have one.
 MADE = ".pycontainer-"
+# What file systems without O_TMPFILE answer, and kernels that take it for another flag (open(2)).
+_NAMED_ONLY = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 
 
 @contextmanager
@@ -31,22 +33,40 @@ def writing_errors(path: str) -> Iterator[None]:
 
 class Replacing:
     """A file in the making; `commit` puts it where `path` says, whatever was there, and leaving the
-    `with` block before drops it. Raises ImageError and NoSpace."""
+    `with` block before drops it. When its maker is killed it is gone: it has no name until then, where
+    the file system can do that, or one for the moment of replacing another. Raises ImageError and NoSpace."""
 
     def __init__(self, path: str, *, directory: str | None = None) -> None:
         """`directory` is where the file lies until then, on the same file system; by default beside
         its target."""
         self._path = path
+        self._beside = directory or os.path.dirname(path) or "."
         self._made = ""
-        beside = directory or os.path.dirname(path) or "."
         with writing_errors(path):
-            while True:
-                made = os.path.join(beside, MADE + os.urandom(8).hex())
-                with contextlib.suppress(FileExistsError):
-                    # Readable for whom the umask lets read, as a file that is opened for writing.
-                    self._fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-                    break
-        self._made = made
+            try:
+                # Readable for whom the umask lets read, as a file that is opened for writing.
+                self._fd = os.open(self._beside, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                if error.errno not in _NAMED_ONLY:
+                    raise
+                self._fd = self._name(
+                    lambda made: os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                )
+
+    def _name(self, make: Callable[[str], int]) -> int:
+        """Gives the file a name that nothing has; what `make` gives."""
+        while True:
+            made = os.path.join(self._beside, MADE + os.urandom(8).hex())
+            with contextlib.suppress(FileExistsError):
+                result = make(made)
+                self._made = made
+                return result
+
+    def _link(self, path: str) -> int:
+        """open(2), O_TMPFILE: the only way that needs no capability. A `src_dir_fd`, which the absolute
+        path makes no use of, is what has Python call linkat(2), following the link in /proc."""
+        os.link(f"/proc/self/fd/{self._fd}", path, src_dir_fd=self._fd, follow_symlinks=True)
+        return 0
 
     def write(self, chunk: bytes) -> None:
         with writing_errors(self._path):
@@ -56,6 +76,11 @@ class Replacing:
 
     def commit(self) -> None:
         with writing_errors(self._path):
+            if not self._made:
+                with contextlib.suppress(FileExistsError):
+                    self._link(self._path)
+                    return
+                self._name(self._link)
             os.rename(self._made, self._path)
         self._made = ""
 
