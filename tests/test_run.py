@@ -211,6 +211,12 @@ def test_an_image_that_is_not_there_is_named() -> None:
         pc.run("no-such-image:1", ["true"], pull="never")
 
 
+def test_a_registry_that_is_not_there_is_named() -> None:
+    name = "127.0.0.1:1/no-such-image:1"
+    with pytest.raises(pc.TransportError, match=f"^{name}: .*refused"):
+        pc.run(name, ["true"])
+
+
 def test_arguments_beyond_the_kernels_limit_are_an_error() -> None:
     with nothing_left(), pytest.raises(pc.LaunchError, match="E2BIG"):
         pc.run("host", ["true", *["x" * 100_000] * 80])
