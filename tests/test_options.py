@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import signal
@@ -81,6 +82,8 @@ CONVERTED: list[tuple[str, Any, Any]] = [
     ("masked_paths", [], ()),
     ("masked_paths", ["/proc/kcore/", "/proc/kcore"], ("/proc/kcore",)),
     ("readonly_paths", ["/proc/sys"], ("/proc/sys",)),
+    ("log", "file", "file"),
+    ("log", logging.getLogger("x"), logging.getLogger("x")),
 ]
 
 REFUSED: list[tuple[str, Any]] = [
@@ -211,6 +214,8 @@ REFUSED: list[tuple[str, Any]] = [
     ("labels", ["a=b"]),
     ("labels", {"": "x"}),
     ("annotations", {"a": 1}),
+    ("log", "syslog"),
+    ("log", None),
     ("restart", "sometimes"),
     ("restart", "on-failure:-1"),
 ]

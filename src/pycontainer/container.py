@@ -14,8 +14,8 @@ from pycontainer import execution, inside, known, launch, runner
 from pycontainer.errors import ContainerNotFound, InvalidState, Timeout
 from pycontainer.execution import Execution, Text
 from pycontainer.lives import LIMITS, Restarts, Run, now
+from pycontainer.logs.choosing import forward_for, log_for
 from pycontainer.logs.journal import Journal
-from pycontainer.logs.memory import MemoryLog
 from pycontainer.options import Options
 from pycontainer.runtime import cgroups
 from pycontainer.units import parse_duration, parse_signal
@@ -69,7 +69,11 @@ class Container:
         self._paused = False
         self._removed = False
         self._sealed = False
-        self._journal = Journal(MemoryLog(), self._more_to_come)
+        self._journal = Journal(
+            log_for(options.log, self._layer.directory),
+            self._more_to_come,
+            forward_for(options.log, self.name or self.id[:12]),
+        )
         self._restarts = Restarts(options.restart, self._journal.poke)
         self._volumes: Used | None = None
         try:
@@ -77,6 +81,7 @@ class Container:
             self._volumes = launch.use_volumes(options, self._root, self._layer.lower, self.id)
         except BaseException:
             known.drop(self)
+            self._journal.log.remove()
             self._layer.remove()
             raise
 
@@ -289,6 +294,7 @@ class Container:
             self._close_files()
             if self._run is not None:
                 self._run.close()
+            self._journal.log.remove()
             if not self._sealed:
                 self._layer.remove()
             if self._volumes is not None:
@@ -480,7 +486,7 @@ class Container:
         self._close_files()
         if self._run is not None:
             self._run.close()
-            self._journal.begin()
+        self._journal.begin(again=self._run is not None)
         self._paused = False
         run = Run.begin(self.image, self.args, self.options, self._layer, self._journal)
         self._run = run

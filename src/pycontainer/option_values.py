@@ -13,15 +13,19 @@ import operator
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 import attrs
 
 from pycontainer.mounts import MAX_ID, Bind, Content, Mount, Tmpfs, VolumeMount, container_path, host_path
 from pycontainer.runtime.isolation import CAPABILITIES
 from pycontainer.units import parse_cpuset, parse_duration, parse_int, parse_signal, parse_size, refuse
+
+if TYPE_CHECKING:
+    import logging
 
 PathLike = str | os.PathLike[str]
 
@@ -468,6 +472,14 @@ def name(value: str | None) -> str | None:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise refuse("name", value, "must be letters, digits and any of _.- (not in front), at most 128")
     return value
+
+
+def log(value: str | logging.Logger) -> str | logging.Logger:
+    """ "memory", "file", "inherit", or a Logger, which cannot be there before its module was loaded."""
+    module = sys.modules.get("logging")
+    if value in ("memory", "file", "inherit") or (module and isinstance(value, module.Logger)):
+        return value
+    raise refuse("log", value, 'must be "memory", "file", "inherit" or a logging.Logger')
 
 
 def labels(value: Mapping[str, str] | tuple[tuple[str, str], ...] | None) -> tuple[tuple[str, str], ...]:

@@ -16,6 +16,8 @@ from pycontainer.runtime.isolation import DEFAULT_PIDS
 from pycontainer.units import refuse
 
 if TYPE_CHECKING:
+    import logging
+
     from pycontainer.runtime.cgroups import Limits
 
 NetworkMode = Literal["none", "host"]
@@ -110,6 +112,7 @@ class Options:
     labels: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=values.labels)
     annotations: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=values.annotation_pairs)
     restart: Restart | None = attrs.field(default=None, converter=parse_restart)  # never
+    log: str | logging.Logger = attrs.field(default="memory", converter=values.log)
 
     def __new__(cls, **given: Any) -> Options:
         if not given.keys() <= _NAMES:

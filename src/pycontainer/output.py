@@ -49,16 +49,20 @@ class Ring:
 class Taking:
     """Descriptors that the thread reads to their end, and where each one's bytes go."""
 
-    def __init__(self, sinks: dict[int, Sink], done: Callable[[], None] | None = None) -> None:
-        """`done` is called when all of them are at their end."""
+    def __init__(self, sinks: dict[int, Sink], journal: Journal | None = None) -> None:
+        """`journal` is told when all of them are at their end, and may ask to wait with reading."""
         self._sinks = sinks
-        self._done = done
+        self._journal = journal
+        self.held: list[int] = []
+        """Those that are not read until there is room for what they give."""
         self._finished = threading.Event()
         if not sinks:
             self._finished.set()
             return
         for fd in sinks:
             os.set_blocking(fd, False)
+        if journal is not None and journal.forward is not None:
+            journal.forward.room = self._go_on
         _drain.add(self, list(sinks))
 
     def __contains__(self, fd: int | None) -> bool:
@@ -70,7 +74,20 @@ class Taking:
 
     def finish(self) -> None:
         """Waits until everything is in: the writers are dead, so the pipes are at their end."""
+        forward = None if self._journal is None else self._journal.forward
+        if forward is not None:
+            forward.lift(True)
         self._finished.wait(_FINISH_SECONDS)
+        if forward is not None:
+            forward.flush()
+
+    @property
+    def full(self) -> bool:
+        """Whether reading has to wait."""
+        return self._journal is not None and self._journal.full
+
+    def _go_on(self) -> None:
+        _drain.go_on(self)
 
     def read(self, fd: int) -> bool:
         """Takes in what there is; False at the end."""
@@ -92,8 +109,8 @@ class Taking:
         os.close(fd)
         if not self._sinks:
             self._finished.set()
-            if self._done is not None:
-                self._done()
+            if self._journal is not None:
+                self._journal.at_end()
 
 
 class Output:
@@ -122,7 +139,7 @@ class Output:
             os.set_blocking(own, True)
             self.stdin = io.FileIO(own, "w")
             streams.stdin = None
-        self._taking = Taking(sinks, None if self._journal is None else self._journal.poke)
+        self._taking = Taking(sinks, self._journal)
 
     def _sink(self, name: Stream) -> Sink:
         keep = self._rings[name].append
@@ -194,6 +211,21 @@ class _Drain:
             self._outputs[fd] = output
             self._epoll.register(fd, select.EPOLLIN)
 
+    def _hold(self, output: Taking, fd: int) -> None:
+        with self._lock:
+            assert self._epoll is not None
+            self._epoll.unregister(fd)
+            output.held.append(fd)
+        if not output.full:
+            self.go_on(output)
+
+    def go_on(self, output: Taking) -> None:
+        """Reads on where `_hold` left off."""
+        with self._lock:
+            while output.held:
+                assert self._epoll is not None
+                self._epoll.register(output.held.pop(), select.EPOLLIN)
+
     def _run(self, epoll: select.epoll) -> None:
         with epoll:
             while True:
@@ -204,6 +236,8 @@ class _Drain:
                             epoll.unregister(fd)
                             del self._outputs[fd]
                             output.ended(fd)
+                    elif output.full:
+                        self._hold(output, fd)
                 with self._lock:
                     if not self._outputs:
                         self._epoll = None

@@ -154,7 +154,7 @@ class Streams:
             return self._own(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
         if target is None:
             fd = 1 if name == "stdout" else 2
-            if _is_standard(fd) and not os.isatty(fd):
+            if is_standard(fd) and not os.isatty(fd):
                 return fd
         elif target != PIPE:
             fd = _fileno(name, target)
@@ -172,7 +172,7 @@ class Streams:
             return len
         if target is None:
             fd = 1 if name == "stdout" else 2
-            if not _is_standard(fd):
+            if not is_standard(fd):
                 return len
         else:
             fd = _fileno(name, target)
@@ -202,7 +202,7 @@ class _Relay:
                 _sys.poll(poll, None)
 
 
-def _is_standard(fd: int) -> bool:
+def is_standard(fd: int) -> bool:
     """Whether this standard stream is there. A service may have closed its own; what has taken
     the number since (a socket of ours, say) is closed on exec, which a standard stream is not."""
     return is_open(fd) and os.get_inheritable(fd)

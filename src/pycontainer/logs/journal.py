@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from pycontainer.logs.lines import Cursor, Entry, Stream
+from pycontainer.logs.lines import Cursor, Entry, Stream, ends
 from pycontainer.minding import minder
 
 if TYPE_CHECKING:
+    from pycontainer.logs.forwarding import Forward
     from pycontainer.supervisor.client import Job
 
 _SLICE_SECONDS = 0.05
@@ -41,24 +42,43 @@ class Log(Protocol):
 class Journal:
     """The streams of one container. Any number of threads follow it; none of them holds up the writer."""
 
-    def __init__(self, log: Log, more: Callable[[], bool]) -> None:
-        """`more` says whether more may come; `poke` must be called when its answer may have changed."""
+    def __init__(self, log: Log, more: Callable[[], bool], forward: Forward | None = None) -> None:
+        """`more` says whether more may come; `poke` must be called when its answer may have changed.
+        `forward` is told everything, and may make the container wait."""
         self.log = log
         self.more = more
+        self.forward = forward
         self._lock = threading.Lock()
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._minded: Job | None = None
 
     def write(self, stream: Stream, data: bytes) -> None:
         """Called by the thread that takes output in."""
-        self.log.append(time.time(), stream, data)
+        now = time.time()
+        self.log.append(now, stream, data)
+        if self.forward is not None:
+            self.forward.put(Entry(now, stream, data))
         self.poke()
 
-    def begin(self) -> None:
-        """Another start: a line that the program before did not end is over."""
-        now = time.time()
-        self.log.append(now, "stdout", b"")
-        self.log.append(now, "stderr", b"")
+    @property
+    def full(self) -> bool:
+        """Whether the container should wait."""
+        return self.forward is not None and self.forward.full
+
+    def begin(self, again: bool) -> None:
+        """A start: a line that the program before did not end is over."""
+        if again:
+            for entry in ends(time.time()):
+                self.log.append(*entry)
+        if self.forward is not None:
+            self.forward.lift(False)
+
+    def at_end(self) -> None:
+        """All streams of the program are at their end."""
+        if self.forward is not None:
+            for entry in ends(time.time()):
+                self.forward.put(entry)
+        self.poke()
 
     def poke(self) -> None:
         """Has everybody look again."""

@@ -81,3 +81,9 @@ def _split(data: bytes) -> Iterator[bytes]:
         end = data.find(b"\n", start) + 1 or len(data)
         yield data[start:end]
         start = end
+
+
+def ends(time: float) -> list[Entry]:
+    """What ends the lines of all streams."""
+    streams: tuple[Stream, ...] = ("stdout", "stderr")
+    return [Entry(time, stream, b"") for stream in streams]
