@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pycontainer.errors import ContainerNotFound, NameInUse
@@ -18,13 +20,29 @@ _names: dict[str, str] = {}
 
 def add(container: Container) -> None:
     """Raises NameInUse where another one has its name."""
-    name = container.name
     with _lock:
-        if name is not None:
-            if name in _names:
-                raise NameInUse(f"name={name!r}: container {_names[name][:12]} has it")
-            _names[name] = container.id
+        if container.name is not None:
+            _take(container.name, container.id)
         _containers[container.id] = container
+
+
+def _take(name: str, container: str) -> None:
+    if name in _names:
+        raise NameInUse(f"name={name!r}: container {_names[name][:12]} has it")
+    _names[name] = container
+
+
+@contextmanager
+def reserved(name: str, container: str) -> Iterator[None]:
+    """Nobody else has the name meanwhile: that of a `run`, which nobody finds. Raises NameInUse."""
+    with _lock:
+        _take(name, container)
+    try:
+        yield
+    finally:
+        with _lock:
+            if _names.get(name) == container:
+                del _names[name]
 
 
 def drop(container: Container) -> None:

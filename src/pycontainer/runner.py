@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pycontainer import execution, launch, session
+import attrs
+
+from pycontainer import execution, known, launch, session
 from pycontainer.errors import ImageNotFound, InvalidOption
 from pycontainer.execution import Text
 from pycontainer.options import Options
 from pycontainer.runtime import plan
 from pycontainer.streams import PIPE
+from pycontainer.units import refuse
 
 if TYPE_CHECKING:
     from pycontainer.completed import Completed
     from pycontainer.container import Container
     from pycontainer.image import Image
     from pycontainer.store import Store
-
+    from pycontainer.streams import Streams
 
 Pull = Literal["missing", "always", "never"]
+
+_LASTING = {
+    "restart": "there is one start; use start()",
+    "persist": "its container is removed at its end; use start()",
+    "wait": "it waits for the program's end, not for the program to be ready; use start()",
+    "healthcheck": "nobody can ask for its health; use start()",
+    "log": "its output is captured, or goes where stdout and stderr say; use start()",
+}
+"""Options of containers that last, and why `run` takes them at their defaults alone."""
 
 
 def find_image(image: Image | str, store: Store | None, pull: Pull) -> Image:
@@ -42,6 +55,13 @@ def find_image(image: Image | str, store: Store | None, pull: Pull) -> Image:
         if pull == "never":
             raise
     return ImageClass.pull(image, store=store)
+
+
+def _refuse_lasting(options: Options) -> None:
+    for field in attrs.fields(Options):
+        if field.name in _LASTING and getattr(options, field.name) != field.default:
+            why = f"is not for run(): {_LASTING[field.name]}"
+            raise refuse(field.name, getattr(options, field.name), why)
 
 
 def check_timeout(timeout: float | None) -> float | None:
@@ -91,7 +111,8 @@ def run(
 
     The parameters up to `timeout` are those of `subprocess.run`; stdin is empty unless given.
     `args` None runs what the image's config names. All other keywords are options (`Options`),
-    on top of `options`. `timeout` is seconds, from the call on.
+    on top of `options`; those of containers that last (`restart`, say) are InvalidOption here. A `name`
+    is taken as long as it runs. `timeout` is seconds, from the call on.
 
     `image` is an Image, "host", or a reference: looked up in the store, and pulled where it is missing
     (`pull="missing"`), each time ("always": one request where nothing changed), or "never".
@@ -105,26 +126,42 @@ def run(
     if stdin is not None:
         overrides["stdin"] = stdin
     chosen = Options.merge(options, overrides)
+    _refuse_lasting(chosen)
     image = find_image(image, store, pull)
     stdout, stderr = capture(capture_output, stdout, stderr)
     how = Text.of(text, encoding, errors)
     data = how.encode(input)
-    here = session.current()
     streams = execution.open_streams(chosen, with_input(chosen.stdin, input), stdout, stderr)
-    directory, used = None, None
+    with ExitStack() as held:
+        begun = _begin_once(image, args, chosen, streams, held)
+        result = begun.run(data, how, timeout, began=began)
+    if check:
+        result.check_returncode()
+    return result
+
+
+def _begin_once(
+    image: Image, args: Any, options: Options, streams: Streams, held: ExitStack
+) -> execution.Execution:
+    """Asks for a container that is removed with its program; what it has beside goes with `held`."""
+    directory = None
     try:
         root = launch.root_of(image)
         if root is not None:
             directory = root.store.new_container_dir()
-        name = os.urandom(16).hex() if directory is None else directory.id
-        used = launch.use_volumes(chosen, image.rootfs(), () if root is None else root.lower, name)
-        begun = execution.begin_container(
-            here,
+        container = os.urandom(16).hex() if directory is None else directory.id
+        if options.name is not None:
+            held.enter_context(known.reserved(options.name, container))
+        used = launch.use_volumes(options, image.rootfs(), () if root is None else root.lower, container)
+        if used is not None:
+            held.callback(used.release)
+        return execution.begin_container(
+            session.current(),
             image,
             args,
-            chosen,
+            options,
             streams,
-            container=name,
+            container=container,
             root=plan.Root()
             if root is None or directory is None
             else plan.Root(root.lower, directory.upper, directory.work, volumes=directory.volumes),
@@ -135,19 +172,9 @@ def run(
         streams.close()
         if directory is not None:
             directory.discard()
-        if used is not None:
-            used.release()
         raise
     finally:
         streams.close_child()
-    try:
-        result = begun.run(data, how, timeout, began=began)
-    finally:
-        if used is not None:
-            used.release()
-    if check:
-        result.check_returncode()
-    return result
 
 
 def create(
