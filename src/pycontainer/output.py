@@ -15,7 +15,7 @@ import termios
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from pycontainer.streams import Sink, Streams

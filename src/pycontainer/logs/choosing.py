@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pycontainer.logs.files import FileLog
 from pycontainer.logs.forwarding import Forward, inherit, to_logger
+from pycontainer.logs.lines import Blocks, Lines
 from pycontainer.logs.memory import MemoryLog
 
 if TYPE_CHECKING:
@@ -46,5 +47,5 @@ def log_for(choice: str | logging.Logger, directory: ContainerDir | None) -> Log
 def forward_for(choice: str | logging.Logger, container: str) -> Forward | None:
     """Who is told what `container` (its name, or the beginning of its id) writes."""
     if isinstance(choice, str):
-        return Forward(inherit) if choice == "inherit" else None
-    return Forward(to_logger(choice, container))
+        return Forward(inherit, Blocks()) if choice == "inherit" else None
+    return Forward(to_logger(choice, container), Lines())

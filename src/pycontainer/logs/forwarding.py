@@ -15,7 +15,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from pycontainer.logs.lines import Entry, Lines
+from pycontainer.logs.lines import Blocks, Entry, Lines
 from pycontainer.streams import is_standard
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ _LEVELS = {"stdout": 20, "stderr": 30}
 class Forward:
     """Tells one container's lines on, in a thread that is there while there is something to tell."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, lines: Lines | Blocks) -> None:
         self._target = target
-        self._lines = Lines()
+        self._lines = lines
         self._changed = threading.Condition()
         self._queue: deque[Entry] = deque()
         self._size = 0

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 Stream = Literal["stdout", "stderr"]
 
 LONGEST_LINE = 2**20
+_MOST_PARTS = 64
 
 Cursor = tuple[int, int, int]
 """A place in a log; its parts are the log's own business."""
@@ -68,6 +69,26 @@ class Lines:
         begun = self._open.pop(stream, None)
         if begun is not None:
             yield Entry(begun[0], stream, b"".join(begun[1]))
+
+
+class Blocks:
+    """Puts whole lines together, as many as came together: for who need not look at each."""
+
+    def __init__(self) -> None:
+        self._open: dict[Stream, list[bytes]] = {"stdout": [], "stderr": []}
+
+    def feed(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """As `Lines.feed`; a line that is very long comes in pieces, too."""
+        for time, stream, data in entries:
+            parts = self._open[stream]
+            end = data.rfind(b"\n") + 1 if data and len(parts) < _MOST_PARTS else len(data)
+            if end or not data:
+                block = b"".join([*parts, data[:end]])
+                parts.clear()
+                if block:
+                    yield Entry(time, stream, block)
+            if end < len(data):
+                parts.append(data[end:])
 
 
 def _plain(data: bytes) -> bool:
