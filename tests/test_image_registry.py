@@ -108,6 +108,9 @@ def test_platforms(registry: FaultRegistry, store: pc.Store) -> None:
     }.items():
         image = pc.pull(ref, platform=platform, store=store)
         assert str(image.platform) == expected, platform
+    registry.forget()
+    pc.pull(ref, store=store)
+    assert asked(registry.log) == [f"HEAD {NAME}/manifests/1"]
     assert pc.pull(f"{registry.host}/{NAME}@{index.digest}", store=store).platform == pc.Platform.host()
     with pytest.raises(pc.UnsupportedPlatform, match=r"linux/s390x.*linux/amd64"):
         pc.pull(ref, platform="linux/s390x", store=store)
