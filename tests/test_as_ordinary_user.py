@@ -24,6 +24,7 @@ FILES = (
     "test_limits.py",
     "test_files_in_container.py",
     "test_images_run.py",
+    "test_volumes.py",
     "test_export.py",
     "test_changeset.py",
     "test_isolation_options.py",

@@ -99,6 +99,9 @@ def _fill(volumes: Volumes, mount: VolumeMount, root: RootFS, lower: Sequence[st
     supervisor = client.default()
     host = None
     if isinstance(root, HostRoot):
+        if supervisor.rootless:
+            # Most of it this user may not read, or has no ids for.
+            return
         # The store stays out of sight there, as for containers.
         host = overlay.host_view((session.current().store.path,), whole=not supervisor.rootless)
 

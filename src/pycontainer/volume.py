@@ -105,7 +105,8 @@ class Volume:
 
         As with docker, the first container fills an empty volume with what its image has at `dst`, with
         owners and modes, before its program starts; `nocopy` leaves it empty. Not while another
-        container has the empty volume already. A device that comes with it opens nothing.
+        container has the empty volume already, and not from the host image for an ordinary user. A device
+        that comes with it opens nothing.
         """
         return VolumeMount(self.name, self._volumes.path(self.name), dst, ro=ro, nocopy=nocopy)
 
