@@ -120,10 +120,28 @@ serve_open(struct served *served)
     return error;
 }
 
+enum { SECOND = 1000000000 };
+
+/* A file system may tell times that are further away than this can say. */
 static int64_t
 nanoseconds(struct timespec time)
 {
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+    int64_t result;
+
+    if (__builtin_mul_overflow((int64_t)time.tv_sec, SECOND, &result) ||
+        __builtin_add_overflow(result, time.tv_nsec, &result)) {
+        return time.tv_sec < 0 ? INT64_MIN : INT64_MAX;
+    }
+    return result;
+}
+
+static struct timespec
+timespec_of(int64_t ns)
+{
+    int64_t rest = ns % SECOND;
+
+    return rest < 0 ? (struct timespec){.tv_sec = ns / SECOND - 1, .tv_nsec = rest + SECOND}
+                    : (struct timespec){.tv_sec = ns / SECOND, .tv_nsec = rest};
 }
 
 static int
@@ -285,10 +303,7 @@ static int
 serve_utime(struct served *served)
 {
     const struct pctr_file_request *request = served->request;
-    struct timespec times[2] = {
-        {.tv_sec = request->atime_ns / 1000000000, .tv_nsec = request->atime_ns % 1000000000},
-        {.tv_sec = request->mtime_ns / 1000000000, .tv_nsec = request->mtime_ns % 1000000000},
-    };
+    struct timespec times[2] = {timespec_of(request->atime_ns), timespec_of(request->mtime_ns)};
     PCTR_AUTO_FD fd = open_named(served);
 
     return fd < 0 ? fd : pctr_result(utimensat(fd, "", times, AT_EMPTY_PATH));
