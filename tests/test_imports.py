@@ -56,6 +56,7 @@ LAYERS: dict[str, int] = {
     "known": 5,
     "minding": 5,
     "logs": 5,
+    "attaching": 5,
     "restarting": 5,
     "changes": 5,
     "committing": 5,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import socket
     from types import TracebackType
 
+    from pycontainer.attaching import Attachment
     from pycontainer.completed import Completed
     from pycontainer.files.paths import ContainerPath
     from pycontainer.filling import Used
@@ -325,6 +326,21 @@ class Container:
 
         self._check_process()
         return Logs(self._journal, self._shown(), tail=tail, since=since, follow=follow, text=text)
+
+    def attach(self) -> Attachment:
+        """Take part in its streams from now on: input, output and, with `tty=True`, its terminal.
+
+        It may be called before the first start, so that nothing is missed. Raises `InvalidState` for a
+        container that has ended.
+        """
+        from pycontainer.attaching import Attachment
+
+        self._check_process()
+        if not self._more_to_come():
+            raise self._not_in("attach", "created or running")
+        return Attachment(
+            self.options.tty, self._journal, lambda: None if self._run is None else self._run.output
+        )
 
     def resize(self, rows: int, columns: int) -> None:
         """Give the terminal of a container with `tty=True` another size."""

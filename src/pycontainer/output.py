@@ -16,9 +16,9 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from pycontainer.streams import Sink, Streams
+from pycontainer.streams import Sink, Streams, type_end
 
 if TYPE_CHECKING:
     from pycontainer.logs.journal import Journal
@@ -123,7 +123,7 @@ class Output:
         self._rings = {name: Ring() for name in ("stdout", "stderr")}
         self._taking: Taking | None = None
         self._master: int | None = None
-        self.stdin: BinaryIO | None = None
+        self.stdin: io.FileIO | None = None
         _outputs.add(self)
 
     def drain(self) -> None:
@@ -137,9 +137,11 @@ class Output:
         if streams.stdin is not None:
             own = os.dup(streams.stdin) if streams.stdin == self._master else streams.stdin
             os.set_blocking(own, True)
-            self.stdin = io.FileIO(own, "w")
+            self.stdin = io.FileIO(own, "w") if self._master is None else TerminalInput(own)
             streams.stdin = None
         self._taking = Taking(sinks, self._journal)
+        if self._journal is not None:
+            self._journal.poke()
 
     def _sink(self, name: Stream) -> Sink:
         keep = self._rings[name].append
@@ -167,6 +169,12 @@ class Output:
         if self._taking is not None:
             self._taking.finish()
 
+    def terminal(self) -> int | None:
+        """A descriptor of the terminal, the caller's to close; None without one, and after its end."""
+        if self._master is None or self._taking is None:
+            return None
+        return _drain.duplicate(self._taking, self._master)
+
     def resize(self, rows: int, columns: int) -> None:
         """ioctl_tty(2), TIOCSWINSZ. Raises OSError for a container without a terminal."""
         if self._master is None or self._taking is None or self._master not in self._taking:
@@ -179,6 +187,34 @@ class Output:
             self.stdin = None
         self.finish()
         self._streams.close()
+
+
+class TerminalInput(io.FileIO):
+    """What is written is typed into a terminal, and closing it types an end of file."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd, "w")
+        self._in_line = False
+
+    def write(self, data: Any) -> int:
+        """As many bytes as it takes now."""
+        view = memoryview(data).cast("B")
+        written = super().write(view)
+        if written:
+            self._in_line = view[written - 1] != 0x0A
+        return written
+
+    def close(self) -> None:
+        """Twice does no harm."""
+        if not self.closed:
+            try:
+                type_end(self.fileno(), in_line=self._in_line)
+            finally:
+                super().close()
+
+    def hang_up(self) -> None:
+        """Closes it without an end of file."""
+        super().close()
 
 
 def set_size(terminal: int, rows: int, columns: int) -> None:
@@ -210,6 +246,11 @@ class _Drain:
         for fd in fds:
             self._outputs[fd] = output
             self._epoll.register(fd, select.EPOLLIN)
+
+    def duplicate(self, output: Taking, fd: int) -> int | None:
+        """A copy of a descriptor that is still read for `output`: here, nobody closes it meanwhile."""
+        with self._lock:
+            return os.dup(fd) if self._outputs.get(fd) is output else None
 
     def _hold(self, output: Taking, fd: int) -> None:
         with self._lock:
@@ -254,7 +295,9 @@ def _after_fork_in_child() -> None:
     global _drain
     _drain = _Drain()
     for output in list(_outputs):
-        if output.stdin is not None:
+        if isinstance(output.stdin, TerminalInput):
+            output.stdin.hang_up()
+        elif output.stdin is not None:
             output.stdin.close()
     _outputs.clear()
 

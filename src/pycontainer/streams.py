@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import socket
+import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,11 @@ from pycontainer.supervisor.client import Job
 _CHUNK = 256 * 1024
 _KILLED_SECONDS = 30.0
 """How long the end of a killed job may take; a kernel that tears down a huge tree is slow."""
+
+_CONTROL_D = b"\x04"
+_DISABLED = b"\0"
+_MOST_ENDS = 64
+"""So often an end of file is typed: a program that only repeats what is typed would go on for ever."""
 
 Sink = Callable[[bytes], object]
 
@@ -246,6 +252,9 @@ class Pump:
         self._alone = alone
         self._streams = streams
         self._input = memoryview(data)
+        self._in_line = not data.endswith(b"\n") and data != b""
+        self._ends = 0
+        self._offered = False
         self._poll = select.poll()
         if job.channel >= 0:
             self._poll.register(job.channel, select.POLLIN)
@@ -321,6 +330,8 @@ class Pump:
             data = b""
         if data:
             self._streams.readers[fd](data)
+            if 0 < self._ends < _MOST_ENDS:
+                self._type_end(fd)
             return
         self._poll.unregister(fd)
         self._streams.drop(fd)
@@ -329,10 +340,10 @@ class Pump:
         fd = self._streams.stdin
         assert fd is not None
         if not self._input:
-            # A terminal stays open: its end would be the end of the program's output, too.
-            self._streams.close_stdin()
+            self._end_input(fd)
             return
         os.set_blocking(fd, False)
+        self._offered = True
         self._poll.register(fd, select.POLLOUT | (select.POLLIN if fd in self._streams.readers else 0))
 
     def _feed(self, fd: int) -> None:
@@ -351,7 +362,34 @@ class Pump:
 
     def _end_input(self, fd: int) -> None:
         if fd in self._streams.readers:
-            self._poll.modify(fd, select.POLLIN)
+            # A terminal stays open: its end would be the end of the program's output, too.
+            self._poll.register(fd, select.POLLIN)
+            self._streams.close_stdin()
+            self._type_end(fd)
             return
-        self._poll.unregister(fd)
+        if self._offered:
+            self._poll.unregister(fd)
         self._streams.close_stdin()
+
+    def _type_end(self, terminal: int) -> None:
+        """Again, when the program writes after it: one that takes its terminal over itself (a shell with
+        line editing) does not see as an end of file what was typed before that."""
+        self._ends += 1
+        type_end(terminal, in_line=self._in_line)
+        self._in_line = False
+
+
+def type_end(terminal: int, *, in_line: bool) -> None:
+    """Types the end of file (termios(3), VEOF); `in_line` after part of a line, which the first one ends."""
+    try:
+        key: bytes = termios.tcgetattr(terminal)[6][termios.VEOF]
+    except termios.error:
+        key = _CONTROL_D
+    if key == _DISABLED:
+        return
+    try:
+        os.write(terminal, key * (2 if in_line else 1))
+    except OSError as error:
+        # Its last user has gone, or has not read what was typed before.
+        if error.errno not in (errno.EIO, errno.EAGAIN, errno.EPIPE):
+            raise

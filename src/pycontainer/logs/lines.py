@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 Stream = Literal["stdout", "stderr"]
 
 LONGEST_LINE = 2**20
-_MOST_PARTS = 64
 
 Cursor = tuple[int, int, int]
 """A place in a log; its parts are the log's own business."""
@@ -75,20 +74,21 @@ class Blocks:
     """Puts whole lines together, as many as came together: for who need not look at each."""
 
     def __init__(self) -> None:
-        self._open: dict[Stream, list[bytes]] = {"stdout": [], "stderr": []}
+        self._open: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
 
     def feed(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """As `Lines.feed`; a line that is very long comes in pieces, too."""
+        """As `Lines.feed`; a line that is longer than `LONGEST_LINE` comes in pieces, too."""
         for time, stream, data in entries:
-            parts = self._open[stream]
-            end = data.rfind(b"\n") + 1 if data and len(parts) < _MOST_PARTS else len(data)
+            held = self._open[stream]
+            end = data.rfind(b"\n") + 1
+            if end == 0 and (not data or len(held) + len(data) > LONGEST_LINE):
+                end = len(data)
             if end or not data:
-                block = b"".join([*parts, data[:end]])
-                parts.clear()
+                block = bytes(held) + data[:end]
+                held.clear()
                 if block:
                     yield Entry(time, stream, block)
-            if end < len(data):
-                parts.append(data[end:])
+            held += data[end:]
 
 
 def _plain(data: bytes) -> bool:
