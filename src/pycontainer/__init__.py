@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pycontainer import wait as wait
     from pycontainer._version import __version__ as __version__
     from pycontainer.completed import Completed as Completed
     from pycontainer.completed import Usage as Usage
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from pycontainer.errors import UnsafeLayer as UnsafeLayer
     from pycontainer.errors import UnsupportedPlatform as UnsupportedPlatform
     from pycontainer.errors import WaitFailed as WaitFailed
+    from pycontainer.health import HealthResult as HealthResult
+    from pycontainer.healthcheck import Healthcheck as Healthcheck
     from pycontainer.image import Image as Image
     from pycontainer.image import pull as pull
     from pycontainer.mounts import bind as bind
@@ -82,6 +85,8 @@ _MODULES = {
     "Descriptor": "oci.descriptor",
     "DigestMismatch": "errors",
     "ExitError": "errors",
+    "HealthResult": "health",
+    "Healthcheck": "healthcheck",
     "Image": "image",
     "ImageConfig": "oci.config",
     "ImageError": "errors",
@@ -133,6 +138,7 @@ _MODULES = {
     "run": "runner",
     "start": "runner",
     "tmpfs": "mounts",
+    "wait": "",
 }
 
 __all__ = sorted(_MODULES)
@@ -142,7 +148,9 @@ def __getattr__(name: str) -> Any:
     """PEP 562: a name's module is imported when the name is first used."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"pycontainer.{_MODULES[name]}"), name)
+    # Without a module it is one itself.
+    module = import_module(f"pycontainer.{_MODULES[name] or name}")
+    value = globals()[name] = getattr(module, name) if _MODULES[name] else module
     return value
 
 

@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from pycontainer.completed import Completed
     from pycontainer.files.paths import ContainerPath
     from pycontainer.filling import Used
+    from pycontainer.health import Health, HealthResult, State
+    from pycontainer.healthcheck import Healthcheck
     from pycontainer.image import Image
     from pycontainer.logs.reading import Logs
     from pycontainer.process import Process
+    from pycontainer.store import Store
     from pycontainer.supervisor.served import Served
     from pycontainer.templates import Preparing, Template
+    from pycontainer.wait import Strategy
 
 Status = Literal["created", "running", "paused", "stopped"]
 
@@ -62,6 +66,8 @@ class Container:
         """Held while the state changes. Who waits for a program does not hold it."""
         # Kept as long as this one: its layers stay, even when the image is removed.
         self._root = image.rootfs()
+        self.healthcheck = _healthcheck(image, options)
+        """What is asked while it runs; the option's, or else the image's."""
         self._layer: WritableLayer = layer or new_layer(self._root)
         self.id = self._layer.id
         self._run: Run | None = None
@@ -76,6 +82,7 @@ class Container:
             forward_for(options.log, self.name or self.id[:12]),
         )
         self._restarts = Restarts(options.restart, self._journal.poke)
+        self._health: Health | None = None
         self._volumes: Used | None = None
         try:
             known.add(self)
@@ -92,15 +99,19 @@ class Container:
         *,
         labels: Mapping[str, str] | Sequence[str] | None = None,
         status: Status | None = None,
+        store: Store | None = None,
     ) -> builtins.list[Container]:
-        """The containers that run (or are paused), or with `all` every one, in the order of their making.
+        """The containers that run (or are paused), or with `all` every one: those of this process, and
+        those of the store that persist, each in the order of their making.
 
         `labels` keeps those that have all these labels (a mapping, or names with any value), `status`
         those in that state, whatever `all` says.
         """
+        from pycontainer.keeping import finding
+
         wanted = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(labels or ())
         found = []
-        for container in known.everyone():
+        for container in [*known.everyone(), *finding.everyone(store)]:
             now_is = container.status
             if status is None and not all and now_is not in ("running", "paused"):
                 continue
@@ -112,9 +123,12 @@ class Container:
         return found
 
     @staticmethod
-    def get(id_or_name: str) -> Container:
-        """The container of that name or id, or whose id alone begins so. Raises ContainerNotFound."""
-        found = known.find(id_or_name)
+    def get(id_or_name: str, *, store: Store | None = None) -> Container:
+        """The container of that name or id, or whose id alone begins so: one of this process, or one of
+        the store that persists, whoever made it. Raises ContainerNotFound."""
+        from pycontainer.keeping import finding
+
+        found = known.find(id_or_name) or finding.find(id_or_name, store)
         if found is None:
             raise ContainerNotFound(f"no container {id_or_name!r}")
         return found
@@ -163,6 +177,17 @@ class Container:
         return None if run is None or self._running() else run.finished_at
 
     @property
+    def health(self) -> State | None:
+        """What its healthcheck says while it runs: "starting", "healthy" or "unhealthy"; else None."""
+        run = self._run
+        return None if self._health is None or run is None or not self._running() else self._health.state
+
+    @property
+    def health_log(self) -> builtins.list[HealthResult]:
+        """How its healthcheck ended the last times since its last start, oldest first."""
+        return [] if self._health is None else [*tuple(self._health.results)]
+
+    @property
     def restarts(self) -> int:
         """How often its restart policy started it again."""
         return self._restarts.count
@@ -174,17 +199,15 @@ class Container:
     # Life.
 
     def start(self) -> Container:
-        """Start the program and return once it was executed; gives the container itself.
+        """Start the program and return once it was executed, or with the option `wait` once it is ready;
+        gives the container itself.
 
         One that stopped starts again with the files that it had. Raises `LaunchError` where the program
-        cannot be started (the container stays as it was), and `InvalidState` for one that runs.
+        cannot be started (the container stays as it was), `InvalidState` for one that runs, and `WaitFailed`
+        for one that is not ready in time: it is left running then, or as it ended.
         """
-        with self._changing:
-            self._check_process()
-            if self._removed or self.status not in ("created", "stopped"):
-                raise self._not_in("start", "created or stopped")
-            self._restarts.begin()
-            self._begin()
+        self._start()
+        self._wait_until_ready()
         return self
 
     def wait(self, timeout: float | None = None) -> Completed:
@@ -209,6 +232,17 @@ class Container:
         self._end_now()
         assert timeout is not None
         raise Timeout(run.completed(timed_out=True), timeout)
+
+    def wait_until(self, strategy: Strategy, timeout: float | None = None) -> None:
+        """Wait until what `pycontainer.wait` describes is so in the running container, since its last start.
+
+        Raises `WaitFailed` (with the end of its log in `logs`) at once when the container ends and no restart
+        policy starts it again, when one that is needed took longer than its own `timeout`, and after
+        `timeout` (seconds); the container goes on running. Raises `InvalidState` for one that never ran.
+        """
+        from pycontainer.readiness.waiting import wait_until
+
+        wait_until(self, strategy, runner.check_timeout(timeout))
 
     def kill(self, signal: int | str = "KILL") -> None:
         """Send the program a signal (a name or number); KILL ends everything in the container, and no
@@ -240,7 +274,9 @@ class Container:
         with self._changing:
             if self._run is not None:
                 self.stop(timeout)
-            return self.start()
+            self._start()
+        self._wait_until_ready()
+        return self
 
     def pause(self) -> None:
         """Freeze every process in it (cgroups: freezer). Raises `InvalidState` unless it runs, and
@@ -436,6 +472,36 @@ class Container:
 
         return ContainerPath(self, path)
 
+    def copy_in(
+        self,
+        src: str | os.PathLike[str],
+        dst: str | os.PathLike[str] | ContainerPath,
+        *,
+        user: str | int | None = None,
+    ) -> None:
+        """Copy a file or tree of this host's into the container, in every state, as `docker cp` does (the
+        rules on names are in `pycontainer.files.copy`).
+
+        Copies belong to the container's root, or to `user` ("uid[:gid]", or names of the container's);
+        modes and times are kept, set-id bits only where the owner is the same, links stay links, and
+        names of one file one file. Sockets and devices are left out, and named by a `ContainerError`
+        in the end. No file is there half; of a copy that failed, what was copied before stays. Raises
+        `ContainerError` that names the file, with the OSError as its cause, and `InvalidState`.
+        """
+        from pycontainer.files.copy import copy_in
+
+        copy_in(self, src, dst, user=user)
+
+    def copy_out(self, src: str | os.PathLike[str] | ContainerPath, dst: str | os.PathLike[str]) -> None:
+        """Copy a file or tree of the container's to this host, as `copy_in` does.
+
+        Copies belong to this process's user, without set-id bits. Nothing outside `dst` is written to,
+        and nothing outside the container read, whatever is done to names in there meanwhile.
+        """
+        from pycontainer.files.copy import copy_out
+
+        copy_out(self, src, dst)
+
     # What becomes of its files.
 
     def prepare(self, fn_or_args: Preparing, *, timeout: float | None = None) -> Container:
@@ -481,6 +547,22 @@ class Container:
 
     # How.
 
+    def _start(self) -> None:
+        if self.options.wait is not None:
+            from pycontainer.readiness import waiting
+
+            waiting.check(self, self.options.wait)
+        with self._changing:
+            self._check_process()
+            if self._removed or self.status not in ("created", "stopped"):
+                raise self._not_in("start", "created or stopped")
+            self._restarts.begin()
+            self._begin()
+
+    def _wait_until_ready(self) -> None:
+        if self.options.wait is not None:
+            self.wait_until(self.options.wait)
+
     def _prepare_alone(self, args: Any, timeout: float | None) -> None:
         from pycontainer import templates
 
@@ -507,6 +589,10 @@ class Container:
         run = Run.begin(self.image, self.args, self.options, self._layer, self._journal)
         self._run = run
         self._restarts.watch(run, self._again)
+        if self.healthcheck is not None:
+            from pycontainer.health import Health
+
+            self._health = Health(self, run, self.healthcheck)
 
     def _more_to_come(self) -> bool:
         """Whether it may write more: before its first start, while it runs, and before a restart."""
@@ -640,6 +726,17 @@ class Container:
             return self.options.stop_signal
         named = self.image.config.stop_signal
         return _SIGTERM if named is None else parse_signal(named, option="the image's stop signal")
+
+
+def _healthcheck(image: Image, options: Options) -> Healthcheck | None:
+    """Raises InvalidImage, which `healthcheck=False` avoids."""
+    if options.healthcheck is not None:
+        return options.healthcheck or None
+    if image.config.healthcheck is None:
+        return None
+    from pycontainer import healthcheck
+
+    return healthcheck.of_image(image.config.healthcheck)
 
 
 def all_labels(own: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:

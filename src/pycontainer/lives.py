@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pycontainer import execution, output, session
 from pycontainer.errors import CapabilityUnavailable, LaunchError, PycontainerError
 from pycontainer.execution import Execution
+from pycontainer.logs.memory import START
 from pycontainer.minding import minder
 from pycontainer.restarting import Backoff, Restart
 from pycontainer.runtime import cgroups
@@ -43,6 +44,8 @@ class Run:
         self.output = out
         self.own_network = own_network
         self.started_at = now()
+        self.log_start = START
+        """Where in the container's log its own output begins."""
         self._watch = Watch(execution)
         self._finished_at: datetime.datetime | None = None
 
@@ -80,6 +83,8 @@ class Run:
         finally:
             streams.close_child()
         run = cls(begun, output.Output(streams, journal), own_network=options.network != "host")
+        if journal is not None:
+            run.log_start = journal.log.end()
         try:
             run._watch.started(None)
             run.started_at = now()

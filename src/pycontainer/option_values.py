@@ -502,3 +502,21 @@ def _texts(value: Any, option: str) -> tuple[tuple[str, str], ...]:
         if not isinstance(key, str) or not key or not isinstance(text, str):
             raise refuse(option, value, "must map names (text, not empty) to text")
     return tuple(sorted(pairs))
+
+
+def healthcheck(value: Any) -> Any:
+    """A `Healthcheck`, a command (a list, or a shell's text), False for none, None for the image's."""
+    if value is None or value is False:
+        return value
+    from pycontainer.healthcheck import parse_option  # which needs this module
+
+    return parse_option(value)
+
+
+def wait(value: Any) -> Any:
+    """A wait strategy."""
+    if value is None:
+        return None
+    from pycontainer.wait import parse_strategy  # which needs this module
+
+    return parse_strategy(value)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import logging
 
     from pycontainer.runtime.cgroups import Limits
+    from pycontainer.wait import Strategy
 
 NetworkMode = Literal["none", "host"]
 UsernsMode = Literal["auto", "host"]
@@ -112,6 +113,11 @@ class Options:
     labels: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=values.labels)
     annotations: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=values.annotation_pairs)
     restart: Restart | None = attrs.field(default=None, converter=parse_restart)  # never
+    persist: bool = attrs.field(default=False, validator=_is_flag)
+    healthcheck: Healthcheck | Literal[False] | None = attrs.field(
+        default=None, converter=values.healthcheck
+    )  # the image's
+    wait: Strategy | None = attrs.field(default=None, converter=values.wait)  # until it was executed
     log: str | logging.Logger = attrs.field(default="memory", converter=values.log)
 
     def __new__(cls, **given: Any) -> Options:
