@@ -236,7 +236,8 @@ def begin_container(
     flags |= START["BESIDE"] if plan.made_beside(groups) else 0
     lock, trees = [], []
     if directory is not None:
-        session.answer_for(directory.group.path)
+        if directory.group.temporary:
+            session.answer_for(directory.group.path)
         # Its lock stays held as long as anything of the container is there.
         lock = [directory.group.fd]
         trees = [directory.path] if once else []

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pycontainer.errors import ContainerNotFound, NameInUse
+from pycontainer.store.persistent import Persistent
+from pycontainer.store.store import default_path
 
 if TYPE_CHECKING:
     from pycontainer.container import Container
@@ -27,9 +29,21 @@ def add(container: Container) -> None:
 
 
 def _take(name: str, container: str) -> None:
-    if name in _names:
-        raise NameInUse(f"name={name!r}: container {_names[name][:12]} has it")
+    holder = _names.get(name) or Persistent(default_path()).named(name)
+    # The keeper of a persistent container has its name already.
+    if holder not in (None, container):
+        raise NameInUse(f"name={name!r}: container {holder[:12]} has it")
     _names[name] = container
+
+
+@contextmanager
+def naming(name: str | None) -> Iterator[None]:
+    """While a persistent container takes its name in the store, no other container of this process gets it.
+    Raises NameInUse where one has it."""
+    with _lock:
+        if name is not None and name in _names:
+            raise NameInUse(f"name={name!r}: container {_names[name][:12]} has it")
+        yield
 
 
 @contextmanager

@@ -186,10 +186,20 @@ def create(
     pull: Pull = "missing",
     **overrides: Any,
 ) -> Container:
-    """Make a container without starting it. Options as for `run`; raises as it does."""
+    """Make a container without starting it. Options as for `run`; raises as it does.
+
+    With `persist=True` it is there until it is removed, whatever becomes of this process, and any process
+    of this user finds it (`Container.get`, `Container.list`).
+    """
     from pycontainer.container import Container
 
-    return Container(find_image(image, store, pull), args, Options.merge(options, overrides))
+    chosen = Options.merge(options, overrides)
+    found = find_image(image, store, pull)
+    if chosen.persist:
+        from pycontainer.keeping.attached import Attached
+
+        return Attached.make(found, args, chosen, store)
+    return Container(found, args, chosen)
 
 
 def start(

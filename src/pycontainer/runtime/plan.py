@@ -147,6 +147,8 @@ class Root:
     work: str = ""
     used: bool = False
     """A program ran on it before."""
+    durable: bool = False
+    """What a program wrote there and synced survives a crash of the machine."""
     joins: bool = False
     """The scratch file system, or one that it stands on, lies in a mount namespace that a descriptor
     of the request keeps: the first one after the program's."""
@@ -273,6 +275,7 @@ def _layered_root(ops: Ops, shape: Shape, root: Root) -> None:
         base=shape.place.base,
         flags=shape.root_flags,
         userxattr=shape.rootless,
+        durable=root.durable,
     )
 
 
@@ -295,6 +298,7 @@ def _open_volumes(ops: Ops, shape: Shape, root: Root, slots: Sequence[int]) -> N
         work,
         flags=shape.root_flags,
         userxattr=shape.rootless,
+        durable=root.durable,
     )
     ops.root(f"{shape.place.base}/{_VOLUMES}")
     for slot, path in zip(slots, shape.volumes, strict=True):
@@ -597,7 +601,7 @@ def _user_mounts(ops: Ops, mounts: Sequence[Mount], trees: _Trees, *, tmpfs: boo
 
 def _working_directory(ops: Ops, program: Program) -> None:
     if program.cwd != "/":
-        ops.make_dir(program.cwd)
+        ops.make_dir(program.cwd, how=CREATE)
 
 
 def _tail(data: Data, template: _Template, program: Program, pass_fds: Sequence[int]) -> Ops:

@@ -86,24 +86,34 @@ def layered_root(
     base: str = BASE,
     flags: int,
     userxattr: bool,
+    durable: bool = False,
 ) -> None:
-    """The layers `lower` (topmost first) with the writable layer `upper`.
+    """The layers `lower` (topmost first) with the writable layer `upper`; what is synced in a `durable` one
+    survives a crash of the machine.
 
     Raises InvalidImage for more than `MAX_LAYERS`.
     """
-    writable_layers(ops, "root", lower, upper, work, flags=flags, userxattr=userxattr)
+    writable_layers(ops, "root", lower, upper, work, flags=flags, userxattr=userxattr, durable=durable)
     ops.root(root_at(base))
 
 
 def writable_layers(
-    ops: Ops, target: str, lower: Sequence[str], upper: str, work: str, *, flags: int, userxattr: bool
+    ops: Ops,
+    target: str,
+    lower: Sequence[str],
+    upper: str,
+    work: str,
+    *,
+    flags: int,
+    userxattr: bool,
+    durable: bool = False,
 ) -> None:
     """The same, on `target` in the scratch file system, which is the root while this is done."""
-    data = _options(lower, upper, work, userxattr=userxattr)
+    data = _options(lower, upper, work, userxattr=userxattr, durable=durable)
     if len(os.fsencode(data)) <= _MAX_DATA:
         ops.mount(target, "overlay", flags, data)
     else:
-        many_layers(ops, target, lower, upper, work, flags=flags, userxattr=userxattr)
+        many_layers(ops, target, lower, upper, work, flags=flags, userxattr=userxattr, durable=durable)
 
 
 def many_layers(
@@ -115,13 +125,49 @@ def many_layers(
     *,
     flags: int,
     userxattr: bool,
+    durable: bool = False,
 ) -> None:
     """The same on `target` for any number of layers, and without a writable one where `upper` is not
     given; `lower` then needs two. Raises InvalidImage for more than `MAX_LAYERS`."""
     if len(lower) > MAX_LAYERS:
         raise InvalidImage(f"an image of {len(lower)} layers: the kernel stacks at most {MAX_LAYERS}")
-    more = ([_VOLATILE] if upper else []) + [_USERXATTR if userxattr else _PLAIN]
+    more = ([_VOLATILE] if upper and not durable else []) + [_USERXATTR if userxattr else _PLAIN]
     ops.overlay(target, lower, upper, work, flags=flags, more=",".join(more))
+
+
+_LOOKED_INTO = MS_RDONLY | MS_NOSUID | MS_NODEV
+
+
+def merged(ops: Ops, lower: Sequence[str], *, userxattr: bool) -> None:
+    """The layers `lower` (topmost first) as one tree that is only read, the root of what follows. It is in
+    a scratch file system of its own. Raises InvalidImage for more than `MAX_LAYERS`."""
+    scratch(ops)
+    furnish(ops, BASE)
+    _merged(ops, "root", lower, BASE, userxattr=userxattr)
+    ops.root(root_at(BASE))
+
+
+def merged_host(ops: Ops, view: HostView, place: str, below: Sequence[str], *, userxattr: bool) -> None:
+    """What a layer in memory is above, as one tree that is only read, the root of what follows: this
+    machine's own root below sealed layers with the bases `below`, topmost first. `place` is the base of
+    that layer, and stays as it is."""
+    ops.root(place)
+    if view.parts is None:
+        _merged(ops, "root", [*(f"{base}/upper" for base in below), "/"], place, userxattr=userxattr)
+    else:
+        ops.mount("root", "tmpfs", MS_NODEV, "mode=755")
+    for name, kind, _ in view.parts or ():
+        if kind == "overlay":
+            ops.make_dir(f"root/{name}")
+            lower = [*(f"{base}/upper/{name}" for base in below), f"/{name}"]
+            _merged(ops, f"root/{name}", lower, place, userxattr=userxattr)
+    ops.root(root_at(place))
+
+
+def _merged(ops: Ops, target: str, lower: Sequence[str], base: str, *, userxattr: bool) -> None:
+    # Without a writable layer the kernel wants two, and a single one holds whiteouts, too.
+    two = lower if len(lower) > 1 else [*lower, empty_at(base)]
+    many_layers(ops, target, two, flags=_LOOKED_INTO, userxattr=userxattr)
 
 
 def host_root(
@@ -245,10 +291,13 @@ def _assembled_root(
         ops.make_dir(name)
 
 
-def _options(lower: Sequence[str], upper: str, work: str, *, userxattr: bool) -> str:
+def _options(
+    lower: Sequence[str], upper: str, work: str, *, userxattr: bool, durable: bool = False
+) -> str:
     """What names everything in one call, the quickest way where it fits."""
     below = ":".join(_escape(path, ":") for path in lower)
-    data = f"lowerdir={below},upperdir={_escape(upper)},workdir={_escape(work)},{_VOLATILE}"
+    data = f"lowerdir={below},upperdir={_escape(upper)},workdir={_escape(work)}"
+    data = data if durable else f"{data},{_VOLATILE}"
     return f"{data},{_USERXATTR if userxattr else _PLAIN}"
 
 

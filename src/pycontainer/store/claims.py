@@ -49,6 +49,9 @@ class Containers:
     lock free.
     """
 
+    temporary = True
+    """Whether they go with their process."""
+
     def __init__(self, parent: str) -> None:
         """Raises NoSpace and StoreError."""
         self._lock = claim(parent)

@@ -3,6 +3,7 @@
 oci-layout  index.json  blobs/      an OCI image layout, which other tools read in place
 layers/<chain>/                     layers, unpacked once
 containers/<id>/  hosts/<id>/  mounts/<id>/   what somebody alive is using; see `claims`
+persistent/<id>/                    containers that outlive their process; see `persistent`
 volumes/<name>/                     files that outlive containers; see `volumes`
 staging/                            files in the making
 catalog.db  gc.lock                 names and references; who writes and who prunes
@@ -36,6 +37,7 @@ from pycontainer.store.claims import (
     sweep_containers,
     sweep_mounts,
 )
+from pycontainer.store.persistent import Persistent
 from pycontainer.store.volumes import sweep_volumes
 
 if TYPE_CHECKING:
@@ -135,6 +137,7 @@ class Store:
         sweep(self.layout.staging)
         self.layers.recover()
         sweep_containers(self._containers, _remove_tree)
+        Persistent(self.path).sweep(_remove_tree)
         sweep_mounts(self._mounts, _unmount)
         sweep_volumes(self.path, _remove_tree)
 

@@ -14,7 +14,7 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -77,12 +77,6 @@ class Job:
     def channel(self) -> int:
         """-1 after the final record."""
         return self._channel.fd
-
-    def copy_channel(self) -> int | None:
-        """A descriptor of the caller's own that becomes readable when there may be something to `take`;
-        None after the end. Unlike `channel`, nobody else closes it."""
-        with self._lock:
-            return None if self.channel < 0 else os.dup(self.channel)
 
     def send(self, message: bytes, fds: Sequence[int]) -> Job:
         """Ask for it."""
@@ -194,7 +188,7 @@ class Supervisor:
         self.pid = 0
         self.on_death: Callable[[], None] | None = None
         self._lock = threading.Lock()
-        self._jobs = itertools.count(_FIRST_JOB)
+        self._jobs: Iterator[int] = itertools.count(_FIRST_JOB)
         try:
             self._sock, self.in_memory = _sys.start_supervisor()
         except OSError as error:
@@ -255,6 +249,17 @@ class Supervisor:
 
     def signal(self, job: int, number: int) -> None:
         self.send(self._message(VERB["SIGNAL"], job, signal=number))
+
+    def reserve(self) -> int:
+        """A job's number for another process that has a copy of the connection."""
+        return next(self._jobs)
+
+    def copy_connection(self) -> int:
+        """A descriptor for such a process. Raises `SupervisorError` where the supervisor is gone."""
+        with self._lock:
+            if self._sock < 0:
+                raise SupervisorError("asking the supervisor", errno=errno.EPIPE)
+            return os.dup(self._sock)
 
     def died(self) -> None:
         """Called by whoever finds out: hangs up, and has its leavings removed, once."""

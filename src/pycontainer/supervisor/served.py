@@ -27,6 +27,8 @@ from pycontainer.supervisor import client, failure, plan
 VERB = _sys.constants("pctr_file_verb", "PCTR_FILE_")
 _FLAG = _sys.constants("pctr_file_flag", "PCTR_FILE_")
 _REQUEST = struct.Struct("=IIIIIIqq")
+_SERIAL = 5
+"""Where in both is the number that tells which question an answer is for."""
 _REPLY = struct.Struct("=iIIIIIQQQQQQqqq")
 _FD = struct.Struct("=i")
 _FD_SPACE = socket.CMSG_LEN(_FD.size)
@@ -213,24 +215,39 @@ class Served:
         if any(len(name) >= _PATH_MAX for name in names):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
         fds = [fd for fd in (at, other_at) if fd >= 0]
-        with self._lock:
-            self._serial = (self._serial + 1) & _KEEP
-            head = _REQUEST.pack(VERB[verb], flags, mode, uid, gid, self._serial, *times)
-            self._send(b"".join((head, names[0], b"\0", names[1], b"\0")), fds)
-            # Who was interrupted between question and answer left the answer here.
-            while (reply := self._receive()).serial != self._serial:
-                if reply.fd >= 0:
-                    os.close(reply.fd)
+        head = (VERB[verb], flags, mode, uid, gid, 0, *times)
+        reply = self._converse(head, b"".join((names[0], b"\0", names[1], b"\0")), fds)
         if reply.error != 0:
             shown = os.path.join(path, os.fsdecode(reply.text)) if reply.text else path
             raise OSError(reply.error, os.strerror(reply.error), shown, None, other or None)
         return reply
 
-    def _send(self, message: bytes, fds: list[int]) -> None:
+    def forward(self, message: bytes, fds: Sequence[int]) -> tuple[bytes, int]:
+        """Answers what another process's `Served` asks; gives the answer in that one's form, and its
+        descriptor, which is the caller's, or -1. Raises OSError for what is no question."""
+        if len(message) < _REQUEST.size:
+            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+        head = _REQUEST.unpack_from(message)
+        reply = self._converse(head, message[_REQUEST.size :], fds)
+        mode, uid, gid, *more = reply.status
+        return _REPLY.pack(reply.error, 0, mode, uid, gid, head[_SERIAL], *more) + reply.text, reply.fd
+
+    def _converse(self, head: tuple[int, ...], names: bytes, fds: Sequence[int]) -> _Reply:
+        with self._lock:
+            self._serial = (self._serial + 1) & _KEEP
+            fields = (*head[:_SERIAL], self._serial, *head[_SERIAL + 1 :])
+            self._send(_REQUEST.pack(*fields) + names, fds)
+            # Who was interrupted between question and answer left the answer here.
+            while (reply := self._receive()).serial != self._serial:
+                if reply.fd >= 0:
+                    os.close(reply.fd)
+            return reply
+
+    def _send(self, message: bytes, fds: Sequence[int]) -> None:
         if self._socket.fileno() < 0:
             raise self._ended()
         try:
-            socket.send_fds(self._socket, [message], fds, socket.MSG_NOSIGNAL)
+            socket.send_fds(self._socket, [message], list(fds), socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
             raise self._ended() from None
 

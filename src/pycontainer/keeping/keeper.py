@@ -1,0 +1,346 @@
+"""A keeper's process: one container, and whoever asks for it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import attrs
+
+from pycontainer import _sys, session
+from pycontainer.blobs.locks import Lock
+from pycontainer.completed import Completed
+from pycontainer.errors import InvalidState, LaunchError, PycontainerError
+from pycontainer.keeping import control, plain, spawning
+from pycontainer.keeping.kept import KILLED, Kept
+from pycontainer.keeping.proxy import relay
+from pycontainer.keeping.record import Record
+from pycontainer.store import Store
+from pycontainer.store.persistent import HELD, Persistent, discard
+from pycontainer.supervisor import files
+
+_SIGKILL = 9
+_MAX_CONNECTIONS = 256
+_LOOK_SECONDS = 10.0
+"""How often it is looked whether the container's directory is still there."""
+_LAST_ANSWERS_SECONDS = 2.0
+
+Answer = tuple[dict[str, Any], list[int]]
+
+
+class Keeper:
+    """Answers requests about one container, each connection in a thread of its own."""
+
+    def __init__(self, store: str, container: str, held: int) -> None:
+        """Raises what making the container raises."""
+        self._persistent = Persistent(store)
+        self._id = container
+        self._path = self._persistent.path(container)
+        self._held = Lock(held, os.path.join(self._path, HELD), shared=False)
+        self._leave = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._changed = threading.Condition()
+        self._bells: set[int] = set()
+        self._busy = 0
+        self._connections = 0
+        self._leases: dict[socket.socket, set[int]] = {}
+        self._stopping = False
+        self.container = Kept(Store.default(), self._path, Record.read(self._path), held, self._ring)
+        self._listener = control.listen(self._path)
+        self._verbs: dict[str, Callable[[socket.socket, dict[str, Any]], Answer]] = {
+            "status": self._status,
+            "start": self._start,
+            "stop": self._stop,
+            "restart": self._restart,
+            "kill": self._kill,
+            "pause": self._pause,
+            "unpause": self._unpause,
+            "update": self._update,
+            "resize": self._resize,
+            "stdin": self._stdin,
+            "close_stdin": self._close_stdin,
+            "wait": self._wait,
+            "target": self._target,
+            "files": self._files,
+            "remove": self._remove,
+        }
+
+    def run(self, first: socket.socket) -> None:
+        """Until the container is removed, or SIGTERM."""
+        signal.signal(signal.SIGTERM, lambda *_: self._end(stop=True))
+        self._serve(first)
+        poll = select.epoll()
+        poll.register(self._listener.fileno(), select.EPOLLIN)
+        poll.register(self._leave, select.EPOLLIN)
+        while True:
+            for fd, _ in poll.poll(_LOOK_SECONDS):
+                if fd == self._leave:
+                    return self._last()
+                self._accept()
+            if not os.path.isdir(self._path):
+                return self._lost()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            # No descriptor is left, or the other end went away again.
+            time.sleep(0.01)
+            return
+        if self._connections >= _MAX_CONNECTIONS or not control.trusted(connection):
+            connection.close()
+            return
+        self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        self._connections += 1
+        threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        try:
+            with connection, suppress(OSError):
+                while (request := control.receive(connection)) is not None:
+                    document, fds = request
+                    control.close_all(fds)
+                    self._reply(connection, document)
+        finally:
+            with self._changed:
+                self._connections -= 1
+            self._end_lease(connection)
+
+    def _reply(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        with self._changed:
+            self._busy += 1
+        try:
+            answer, fds = self._answer(connection, request)
+            try:
+                control.send(connection, answer, fds)
+            finally:
+                control.close_all(fds)
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+
+    def _answer(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        try:
+            control.check_protocol(request)
+            verb = self._verbs.get(str(request.get("verb")))
+            if verb is None:
+                raise InvalidState(f"the keeper knows no {request.get('verb')!r}")
+            return verb(connection, request)
+        except PycontainerError as error:
+            return {"error": control.of_error(error)}, []
+        except OSError as error:
+            failure = LaunchError("in the keeper", errno=error.errno, path=error.filename)
+            return {"error": control.of_error(failure)}, []
+        except (TypeError, KeyError, ValueError) as error:
+            return {"error": control.of_error(PycontainerError(f"the keeper: {error!r}"))}, []
+
+    def _ring(self) -> None:
+        """Has those look again who wait for the end."""
+        with self._changed:
+            for bell in self._bells:
+                os.eventfd_write(bell, 1)
+
+    def _end(self, *, stop: bool = False) -> None:
+        self._stopping = self._stopping or stop
+        os.eventfd_write(self._leave, 1)
+
+    def _last(self) -> None:
+        """What is to be done before the process ends."""
+        if self._stopping and self.container.was_started and self.container.status in ("running", "paused"):
+            self.container.stop()
+            self.container.changed()
+        self._listener.close()
+        deadline = time.monotonic() + _LAST_ANSWERS_SECONDS
+        with self._changed:
+            while self._busy and time.monotonic() < deadline:
+                self._changed.wait(deadline - time.monotonic())
+
+    def _lost(self) -> None:
+        """The container's directory was removed under it: nobody can ever find it again."""
+        # There may be nothing left to remove.
+        with suppress(PycontainerError):
+            self.container.remove(force=True)
+
+    # What can be asked.
+
+    def _status(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        return {"record": attrs.asdict(self.container.record())}, []
+
+    def _start(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        self.container.start()
+        return {}, []
+
+    def _stop(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        container = self.container
+        try:
+            if not container.has_ended():
+                container.stop(request["timeout"])
+            return self._result(container.result(unseen=KILLED))
+        finally:
+            container.changed()
+
+    def _restart(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        self.container.restart(request["timeout"])
+        return {}, []
+
+    def _kill(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        self.container.kill(request["signal"])
+        self.container.changed()
+        return {}, []
+
+    def _pause(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        self.container.pause()
+        self.container.changed()
+        return {}, []
+
+    def _unpause(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        self.container.unpause()
+        self.container.changed()
+        return {}, []
+
+    def _update(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        limits = {name: plain.to_value(value) for name, value in request["limits"].items()}
+        self.container.update(**limits)
+        self.container.changed()
+        return {}, []
+
+    def _resize(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        self.container.resize(request["rows"], request["columns"])
+        return {}, []
+
+    def _stdin(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        stdin = self.container.stdin
+        if stdin is None or stdin.closed:
+            return {}, []
+        return {}, [os.dup(stdin.fileno())]
+
+    def _close_stdin(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        stdin = self.container.stdin
+        if stdin is not None:
+            stdin.close()
+        return {}, []
+
+    def _wait(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        """Answered at the end; one whose asker is gone is given up."""
+        container = self.container
+        if not container.was_started:
+            raise InvalidState("wait: the container is created, not started")
+        bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            with self._changed:
+                self._bells.add(bell)
+            poll = select.poll()
+            poll.register(bell, select.POLLIN)
+            poll.register(connection, select.POLLIN)
+            while not container.has_ended():
+                if any(fd != bell for fd, _ in _sys.poll(poll, None)):
+                    raise InvalidState("wait: given up")
+                os.eventfd_read(bell)
+        finally:
+            with self._changed:
+                self._bells.discard(bell)
+            os.close(bell)
+        return self._result(container.result())
+
+    def _result(self, done: Completed) -> Answer:
+        fields = {
+            "args": plain.of_args(done.args),
+            "returncode": done.returncode,
+            "cause": done.cause,
+            "usage": attrs.asdict(done.usage),
+        }
+        fds: list[int] = []
+        try:
+            for data in (done.stdout, done.stderr):
+                fds.append(control.memory_file(data))
+        except BaseException:
+            control.close_all(fds)
+            raise
+        return {"completed": fields}, fds
+
+    def _target(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        """What it takes to run one more program in the container: its job, a number for the new job, and
+        where it is not known yet, the supervisor. Jobs that were begun end with this connection."""
+        run = self.container.joinable(paused=request["paused"])
+        begun, here = run.execution, run.execution.session
+        supervisor = here.supervisor
+        lease = self._leases.setdefault(connection, set())
+        lease.difference_update(request["ended"])
+        number = supervisor.reserve()
+        lease.add(number)
+        answer: dict[str, Any] = {"target": begun.job.id, "number": number}
+        if request["target"] != begun.job.id:
+            answer |= {
+                "env": dict(begun.command.env),
+                "cgroup": plain.of_value(begun.cgroup),
+                "own_network": run.own_network,
+            }
+        if request["owner"] == here.owner_id:
+            return answer, []
+        answer |= {
+            "owner": here.owner_id,
+            "version": _sys.PROTOCOL_VERSION,
+            "rootless": here.rootless,
+            "many_ids": here.many_ids,
+            "capabilities": here.capabilities,
+        }
+        return answer, [supervisor.copy_connection()]
+
+    def _end_lease(self, connection: socket.socket) -> None:
+        """What its process has begun does not outlive it."""
+        for job in self._leases.pop(connection, ()):
+            # A dead supervisor has taken them along.
+            with suppress(PycontainerError):
+                session.current().supervisor.signal(job, _SIGKILL)
+
+    def _files(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        served = self.container.serving if request["running"] else self.container.served
+        served()  # says at once why it cannot be
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        threading.Thread(target=relay, args=(ours, served), daemon=True).start()
+        return {}, [theirs.detach()]
+
+    def _remove(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        self.container.remove(force=request["force"])
+        hidden = self._persistent.hide(self._id, self.container.name)
+        discard(hidden, files.remove_tree)
+        self._ring()
+        self._end()
+        return {}, []
+
+
+def main(store: str, container: str, held: int, first: int) -> None:
+    """The keeper of `container`; `held` is its lock, and `first` the connection of who began it."""
+    spawning.ready_for_signals()
+    os.environ["PYCONTAINER_STORE"] = store
+    for fd in (held, first):
+        os.set_inheritable(fd, False)
+    connection = socket.socket(fileno=first)
+    try:
+        keeper = Keeper(store, container, held)
+    except PycontainerError as error:
+        # To whatever is asked first.
+        if control.receive(connection) is not None:
+            control.send(connection, {"error": control.of_error(error)})
+        os._exit(1)
+    status = 1
+    try:
+        keeper.run(connection)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        # Threads that talk to somebody end with the process.
+        os._exit(status)

@@ -1,0 +1,210 @@
+"""The container that a keeper holds: an ordinary one, of which is written down how it stands."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import attrs
+
+from pycontainer import execution
+from pycontainer.blobs.failures import store_errors
+from pycontainer.container import Container
+from pycontainer.errors import StoreError, SupervisorError
+from pycontainer.image import Image
+from pycontainer.keeping import plain
+from pycontainer.keeping import record as records
+from pycontainer.keeping.record import Ended, Record
+from pycontainer.lives import Restarts
+from pycontainer.minding import minder
+from pycontainer.oci import media_types
+from pycontainer.oci.descriptor import Descriptor
+from pycontainer.oci.digest import Digest
+from pycontainer.store import ContainerDir, HostRoot, LayeredRoot, Store
+from pycontainer.store.catalog import Entry
+from pycontainer.store.claims import Containers
+from pycontainer.store.persistent import LAYER
+from pycontainer.writable import DiskLayer, MemoryLayer
+
+if TYPE_CHECKING:
+    from pycontainer.completed import Completed
+    from pycontainer.lives import Run
+    from pycontainer.runtime import plan
+    from pycontainer.supervisor.served import Served
+
+HOST = "host"
+
+KILLED = Ended(-9, "signaled")
+"""A container whose keeper or supervisor dies is killed."""
+
+
+def of_image(image: Image) -> dict[str, str]:
+    """What is written down of an image, to open it again. Raises what opening it raises."""
+    digest = image.digest
+    return {"name": HOST} if digest is None else {"digest": str(digest), "id": str(image.id)}
+
+
+def to_image(store: Store, found: dict[str, str]) -> Image:
+    """The image, also where it was removed from the store's catalogue: its content stays as long as the
+    container. Raises StoreError where it does not."""
+    if found.get("name") == HOST:
+        return Image.host()
+    digest = Digest(found["digest"])
+    size = store.layout.blobs.size(digest) or 0
+    manifest = Descriptor(media_types.OCI_MANIFEST, digest, size)
+    return Image(store, Entry(manifest, Digest(found["id"])))
+
+
+class _Held(Containers):
+    """Instead of a process's directory of containers: one that stays, under the lock of its keeper."""
+
+    temporary = False
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+
+class KeptLayer(DiskLayer):
+    """A layer on disk that is there until the container is removed, whatever becomes of the keeper."""
+
+    def __init__(self, root: LayeredRoot, container: str, path: str, held: int) -> None:
+        """`held` is the keeper's lock. Raises NoSpace and StoreError."""
+        place = os.path.join(path, LAYER)
+        self._used = os.path.lexists(place)
+        self.directory = ContainerDir(
+            container, place, os.path.join(place, "upper"), os.path.join(place, "work"), _Held(path, held)
+        )
+        with store_errors("making", place):
+            os.makedirs(place, 0o700, exist_ok=True)
+            os.makedirs(self.directory.work, 0o700, exist_ok=True)
+            if not os.path.lexists(self.directory.upper):
+                os.mkdir(self.directory.upper)
+                # The keeper's umask is not the container's.
+                os.chmod(self.directory.upper, 0o755)
+        self.id = container
+        self.root = root
+        self.below = None
+        self.stack = ()
+        self._lower = root.lower
+
+    def use(self) -> plan.Root:
+        return attrs.evolve(super().use(), durable=True)
+
+
+class Kept(Container):
+    """A container whose state is written down whenever it changes."""
+
+    def __init__(self, store: Store, path: str, base: Record, held: int, told: Callable[[], None]) -> None:
+        """`told` is called after each change, when that has been written; it must not block. Raises what
+        `Container` raises, and StoreError."""
+        self._base = attrs.evolve(base, boot=records.boot_id(), keeper=records.own_start())
+        self._path = path
+        self._told = told
+        self._writing = threading.Lock()
+        self._written: Record | None = None
+        image = to_image(store, base.image)
+        root = image.rootfs()
+        if isinstance(root, HostRoot):
+            layer: KeptLayer | MemoryLayer = MemoryLayer()
+            layer.id = base.id
+        else:
+            layer = KeptLayer(root, base.id, path, held)
+        super().__init__(image, base.args, base.read_options(), layer)
+        created = records.time_of(base.created_at)
+        assert created is not None
+        self.created_at = created
+        self._restarts = Restarts(self.options.restart, self._decided)
+        self.changed()
+
+    def record(self) -> Record:
+        """How it stands."""
+        run = self._run
+        options = attrs.evolve(self._base, options=plain.of_options(self.options))
+        if run is None:
+            was = "created" if self._base.started_at is None else "stopped"
+            return attrs.evolve(options, status=was, pid=None)
+        status = self.status
+        ended = None if status != "stopped" else self._ended()
+        return attrs.evolve(
+            options,
+            status=status,
+            pid=self.pid,
+            started_at=records.text_of(self.started_at),
+            finished_at=None if status != "stopped" else records.text_of(run.finished_at),
+            ended=ended,
+            restarts=self.restarts,
+        )
+
+    def changed(self) -> None:
+        """Writes down how it stands. Raises nothing: there is nobody here to raise it to, and the keeper
+        looks after its directory itself."""
+        with self._writing:
+            now = self.record()
+            if now != self._written:
+                # Where the disk is full, the next change is written.
+                with suppress(StoreError):
+                    now.write(self._path)
+                    self._written = now
+        self._told()
+
+    def has_ended(self) -> bool:
+        """Whether its program was started and has ended, and no restart policy wants it again."""
+        run = self._run
+        if run is None:
+            return self._base.started_at is not None
+        return not self._running() and not self._restarts.pending(run)
+
+    def result(self, *, unseen: Ended | None = None) -> Completed:
+        """After the end. Where nobody could tell how it ended, that is `unseen`; without it, raises
+        SupervisorError."""
+        run = self._run
+        if run is not None and not (run.job.lost and unseen):
+            return run.completed()
+        ended = self._base.ended if run is None else None
+        if ended is None or ended.code is None:
+            ended = unseen
+        if ended is None:
+            raise SupervisorError("waiting for the container, whose keeper died")
+        return ended.completed(self.args)
+
+    def joinable(self, *, paused: bool) -> Run:
+        """Its running program; one that is paused only where that is asked for. Raises InvalidState."""
+        return self._require_alive("exec") if paused else self._require_running("exec")
+
+    def served(self) -> Served:
+        """What serves its files. Raises InvalidState and LaunchError."""
+        return self._served()
+
+    def serving(self) -> Served:
+        """What serves its network, too, while it runs. Raises InvalidState and LaunchError."""
+        return self._serving()
+
+    @property
+    def was_started(self) -> bool:
+        """By this keeper or one before."""
+        return self._run is not None or self._base.started_at is not None
+
+    def _ended(self) -> Ended:
+        assert self._run is not None
+        if self._run.job.lost:
+            return Ended()
+        done = self._run.execution.completed(execution.BYTES)
+        return Ended(done.returncode, done.cause, done.usage)
+
+    def _begin(self) -> None:
+        super()._begin()
+        assert self._run is not None
+        minder().after_end(self._run.job, self.changed)
+        self.changed()
+
+    def _decided(self) -> None:
+        self._journal.poke()
+        self.changed()
