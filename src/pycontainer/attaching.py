@@ -54,7 +54,7 @@ class Attachment:
         else:
             out, out_end = os.pipe2(os.O_CLOEXEC)
             err, err_end = os.pipe2(os.O_CLOEXEC)
-            self.stdout, self.stderr = open(out, "rb"), open(err, "rb")
+            self.stdout, self.stderr = _reader(out), _reader(err)
             self._pump = _Pump(journal, {"stdout": out_end, "stderr": err_end}, None)
         self._pump.start()
 
@@ -153,6 +153,10 @@ class Attachment:
     def __repr__(self) -> str:
         kind = "streams" if self._typed is None else "terminal"
         return f"<Attachment {kind}{' closed' if self._closed else ''}>"
+
+
+def _reader(fd: int) -> io.BufferedReader:
+    return io.BufferedReader(io.FileIO(fd, "r"))
 
 
 def _terminal(output: Output | None) -> int | None:
