@@ -11,6 +11,7 @@ static pctr_op_fn *const handlers[] = {
     [PCTR_OP_REMOVE_TREE] = pctr_op_remove_tree,
     [PCTR_OP_APPLY_LAYER] = pctr_op_apply_layer,
     [PCTR_OP_WRITE_TAR] = pctr_op_write_tar,
+    [PCTR_OP_WRITE_CHANGES] = pctr_op_write_changes,
     [PCTR_OP_ADOPT_LOOKS] = pctr_op_adopt_looks,
     [PCTR_OP_CGROUP_INTO] = pctr_op_cgroup_into,
     [PCTR_OP_CGROUP_OPEN] = pctr_op_cgroup_open,

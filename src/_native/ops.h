@@ -33,6 +33,7 @@ pctr_op_fn pctr_op_mkdir, pctr_op_write, pctr_op_rmdir, pctr_op_cgroup_into, pct
 /* ops_tree.c: whole trees */
 pctr_op_fn pctr_op_remove_tree, pctr_op_apply_layer, pctr_op_adopt_looks;
 /* ops_archive.c: trees written as archives */
+pctr_op_fn pctr_op_write_changes;
 pctr_op_fn pctr_op_write_tar;
 /* serve.c */
 pctr_op_fn pctr_op_serve;

@@ -14,6 +14,7 @@ enum {
     USES_SLOT = 16,       /* arg is a slot for a tree */
     USES_S2_STRINGS = 32, /* s2 is `size` bytes of strings, each ended by NUL */
     USES_NEXT_FD = 64,    /* without an s1, the descriptor after arg's, too */
+    USES_S2_LIST = 128,   /* s2 is strings, an empty one at their end */
 };
 
 struct rule {
@@ -29,7 +30,8 @@ static const struct rule rules[] = {
     [PCTR_OP_REMOVE_TREE] = {true, 0, 0},
     [PCTR_OP_COLLECT] = {true, 0, 0},
     [PCTR_OP_APPLY_LAYER] = {true, USES_FD, 0},
-    [PCTR_OP_WRITE_TAR] = {true, USES_FD | USES_NEXT_FD, 0},
+    [PCTR_OP_WRITE_TAR] = {true, USES_FD | USES_NEXT_FD | USES_S2_LIST, 0},
+    [PCTR_OP_WRITE_CHANGES] = {true, USES_FD, 0},
     [PCTR_OP_ADOPT_LOOKS] = {true, USES_S2_DATA | USES_S2_STRINGS, 0},
     [PCTR_OP_CGROUP_INTO] = {true, 0, 0},
     [PCTR_OP_CGROUP_OPEN] = {true, 0, 0},
@@ -95,6 +97,16 @@ strings_fit(const char *data, uint32_t data_size, uint32_t offset, uint64_t coun
     return true;
 }
 
+static bool
+list_ends(const char *data, uint32_t data_size, uint32_t offset)
+{
+    /* The data's last byte is NUL, so every string within ends there at the latest. */
+    while (offset < data_size && data[offset] != '\0') {
+        offset += (uint32_t)strlen(data + offset) + 1;
+    }
+    return offset < data_size;
+}
+
 /* EXEC's s1, s2 and s3 are each an array of (count + 1) pointers that the child fills in,
  * followed by the strings. */
 static bool
@@ -125,6 +137,9 @@ op_fits(const struct pctr_op *op, const char *data, uint32_t data_size, unsigned
         return false;
     }
     if ((rule->uses & USES_SLOT) && (op->arg < 0 || op->arg >= PCTR_MAX_TREES)) {
+        return false;
+    }
+    if ((rule->uses & USES_S2_LIST) && !list_ends(data, data_size, op->s2)) {
         return false;
     }
     if (rule->uses & USES_EXEC) {

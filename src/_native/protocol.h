@@ -92,9 +92,14 @@ enum pctr_op_code {
     PCTR_OP_WRITE_TAR = 7, /* arg fd that the archive is written to, s1 directory beneath the root;
                               without one (offset 0) the next fd is the directory. n1 uid << 32 | gid
                               that become root's, n2 latest time; `size` is PCTR_TAR_WRITE_* flags
-                              (tar_write.h), as the record's code is */
+                              (tar_write.h), as the record's code is; s2 paths beneath the directory
+                              that are left out, an empty one ends them */
     PCTR_OP_ADOPT_LOOKS = 8, /* s1 path of a layer's notes, s2 `size` bytes of strings: its
                                 directory, then those of the layers below; n1 PCTR_LAYER_* flags */
+
+    PCTR_OP_WRITE_CHANGES = 21, /* arg fd that records are written to (changes.h), s1 the upper
+                                   directory; the root is the tree below it; `size` is
+                                   PCTR_CHANGES_* flags, the record's code as for WRITE_TAR */
 
     PCTR_OP_SERVE = 9, /* arg fd of a SEQPACKET socket: answers struct pctr_file_request */
 
@@ -152,9 +157,9 @@ enum pctr_op_flag {
     PCTR_OPF_OPTIONAL = 1,    /* a missing path (ENOENT, ENOTDIR) is success */
     PCTR_OPF_NO_SYMLINKS = 2, /* the target may not lead through any link */
     PCTR_OPF_RECURSIVE = 4,   /* OPEN_TREE, BIND, READONLY: with the mounts below */
-    PCTR_OPF_CREATE = 8,      /* BIND, MOUNT: make the target where it is missing */
-    PCTR_OPF_IGNORE = 16,     /* any failure is success */
-    PCTR_OPF_BENEATH = 32,    /* OPEN_TREE: s1 lies beneath the root; a missing one is made */
+    PCTR_OPF_CREATE = 8, /* BIND, MOUNT: make the target where it is missing; MAKE_DIR: it is one */
+    PCTR_OPF_IGNORE = 16,  /* any failure is success */
+    PCTR_OPF_BENEATH = 32, /* OPEN_TREE: s1 lies beneath the root; a missing one is made */
 };
 
 enum pctr_record_kind {

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "resolve.h"
 
+#include "made.h"
 #include "util.h"
 
 #include <fcntl.h>
@@ -75,18 +76,22 @@ pctr_make_directories(const struct pctr_context *context, const char *path, unsi
         }
         memcpy(prefix, path, end);
         prefix[end] = '\0';
-        if (mkdirat(at, prefix + start, mode) < 0 && errno != EEXIST) {
-            return -errno;
+        int made = pctr_result(mkdirat(at, prefix + start, mode));
+        if (made < 0 && made != -EEXIST) {
+            return made;
         }
         pctr_close(&at);
         at = open_at_root(context, prefix, op_flags, O_PATH | O_DIRECTORY);
+        if (made == 0 && at >= 0 && (op_flags & PCTR_OPF_CREATE)) {
+            pctr_mark_made(at);
+        }
         i = end;
     }
     return pctr_steal_fd(&at);
 }
 
 static int
-make_empty_file(const struct pctr_context *context, const char *path)
+make_empty_file(const struct pctr_context *context, const char *path, unsigned op_flags)
 {
     char parent[PATH_MAX];
     const char *slash = strrchr(path, '/');
@@ -97,13 +102,17 @@ make_empty_file(const struct pctr_context *context, const char *path)
     }
     memcpy(parent, path, length);
     parent[length] = '\0';
-    PCTR_AUTO_FD directory = pctr_make_directories(context, parent, 0, 0755);
+    PCTR_AUTO_FD directory =
+        pctr_make_directories(context, parent, op_flags & PCTR_OPF_CREATE, 0755);
     if (directory < 0) {
         return directory;
     }
     const char *name = slash != NULL ? slash + 1 : path;
     PCTR_AUTO_FD file = pctr_result(
         openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644));
+    if (file >= 0 && (op_flags & PCTR_OPF_CREATE)) {
+        pctr_mark_made(file);
+    }
     return file < 0 && file != -EEXIST ? file : 0;
 }
 
@@ -119,6 +128,6 @@ pctr_resolve(const struct pctr_context *context, const char *path, unsigned op_f
     if (make == PCTR_MAKE_DIRECTORY) {
         return pctr_make_directories(context, path, op_flags, 0755);
     }
-    int made = make_empty_file(context, path);
+    int made = make_empty_file(context, path, op_flags);
     return made < 0 ? made : open_at_root(context, path, op_flags, O_PATH);
 }

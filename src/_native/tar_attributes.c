@@ -7,12 +7,13 @@
 #include <string.h>
 #include <sys/xattr.h>
 
-/* What is the machine's, or overlay's own, stays. */
+/* What is the machine's, overlay's or the runtime's own, stays. */
 static bool
 travels(const char *name)
 {
     if (strncmp(name, "user.", 5) == 0) {
-        return strncmp(name, "user.overlay.", 13) != 0;
+        return strncmp(name, "user.overlay.", 13) != 0 &&
+               strncmp(name, "user.pycontainer.", 17) != 0;
     }
     return strcmp(name, "security.capability") == 0;
 }

@@ -344,6 +344,19 @@ put_node(struct writer *writer, const char *name, const struct stat *status)
     return put_head(writer, &head);
 }
 
+static bool
+is_left_out(const struct writer *writer)
+{
+    const char *path = writer->options->without;
+
+    for (; path != NULL && *path != '\0'; path += strlen(path) + 1) {
+        if (strcmp(path, writer->path) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Writes one entry of the topmost directory. `kind` is what its listing said: the calls that follow
  * find out whether that is still so. */
 static int
@@ -353,6 +366,9 @@ put_entry(struct writer *writer, const char *name, unsigned char kind)
 
     if (set_path(writer, top(writer)->prefix, "", name) < 0) {
         return -1;
+    }
+    if (is_left_out(writer)) {
+        return 0;
     }
     if (kind != DT_DIR && kind != DT_REG &&
         fstatat(top(writer)->fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0) {

@@ -35,6 +35,9 @@ struct pctr_tar_write_options {
     uint32_t root_uid; /* owners that are written as root, or PCTR_TAR_WRITE_NOBODY */
     uint32_t root_gid;
     int64_t latest; /* no entry gets a later time, in seconds; INT64_MAX: each has its own */
+    /* Paths, without a slash at either end, that are left out with what is in them; each ends with
+     * NUL, and an empty one ends the list. NULL: none. */
+    const char *without;
 };
 
 enum pctr_tar_write_code {

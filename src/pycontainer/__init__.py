@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pycontainer import wait as wait
     from pycontainer._version import __version__ as __version__
+    from pycontainer.changes import Change as Change
     from pycontainer.completed import Completed as Completed
     from pycontainer.completed import Usage as Usage
     from pycontainer.container import Container as Container
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "AuthError": "errors",
     "CapabilityUnavailable": "errors",
+    "Change": "changes",
     "Completed": "completed",
     "Container": "container",
     "ContainerError": "errors",

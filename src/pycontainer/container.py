@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pycontainer.attaching import Attachment
+    from pycontainer.changes import Change
     from pycontainer.completed import Completed
     from pycontainer.files.paths import ContainerPath
     from pycontainer.filling import Used
@@ -524,6 +525,59 @@ class Container:
             self.exec(fn_or_args, capture_output=True, check=True, timeout=timeout)
         return self
 
+    def diff(self) -> builtins.list[Change]:
+        """What was added, modified and deleted in its files since it was made, sorted by path: against its
+        image's, or its template's. What is mounted in it is not looked at.
+
+        Raises `InvalidState` for one that was removed, and `ImageError` for what cannot be read.
+        """
+        from pycontainer import changes
+
+        with self._changing:
+            self._check_process()
+            if self._removed:
+                raise self._not_in("diff", "there any more")
+            return [*changes.of_layer(self._layer).changes]
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write its files as one flat tar archive, as `Image.export` does: the image's with its changes,
+        without what is mounted in it. A container that runs is read as it is; pause it to have all files
+        of one moment.
+
+        Raises `ImageError` where the archive cannot be written, and on the host image, and `NoSpace`.
+        """
+        from pycontainer import committing
+
+        with self._changing:
+            committing.export(self._layer, self._for_reading("export"), os.fspath(path))
+
+    def commit(
+        self,
+        ref: str | None = None,
+        *,
+        author: str | None = None,
+        message: str | None = None,
+        pause: bool = True,
+        **config: Any,
+    ) -> Image:
+        """Make an image of its files, and name it `ref`: its image's layers and one of what it changed,
+        or no further one where it changed nothing. `config` changes the image's as `Image.configure` does;
+        `author` and `message` go into its history.
+
+        A container that runs is paused meanwhile, unless `pause` is False or it has no control group. With
+        SOURCE_DATE_EPOCH set, the same changes always give the same layer. Raises `ImageError` on the
+        host image, `InvalidOption`, `InvalidReference`, `InvalidState`, `NoSpace` and `StoreError`.
+        """
+        from pycontainer import committing
+
+        with self._changing:
+            run = self._for_reading("commit")
+            command = committing.created_by(self.image, self.args, self.options)
+            with committing.standing_still(run if pause and not self._paused else None):
+                return committing.commit(
+                    self.image, self._layer, command, ref=ref, author=author, message=message, config=config
+                )
+
     def seal(self, timeout: float | None = None) -> Template:
         """Stop the container if it runs, as `stop` does, and freeze its files; gives the template that
         new containers are forked from. This one stays stopped for good.
@@ -569,6 +623,16 @@ class Container:
         self._check_layer("prepare")
         self._close_files()
         templates.run_once(self.image, args, self.options, self._layer, timeout)
+
+    def _for_reading(self, verb: str) -> Run | None:
+        """For who reads all of its files: its program, where that runs; else nobody writes to them."""
+        self._check_process()
+        if self._removed:
+            raise self._not_in(verb, "there any more")
+        if self._run is not None and self._running():
+            return self._run
+        self._close_files()
+        return None
 
     def _check_layer(self, verb: str) -> None:
         """Whether its writable layer is there, and its own."""

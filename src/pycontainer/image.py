@@ -93,7 +93,7 @@ class Image:
         """
         from pycontainer.store import assemble
 
-        name, wanted = _complete(tag), _config(config)
+        name, wanted = complete_name(tag), _config(config)
         store = store or Store.default()
         made = assemble.from_directory(store, os.fspath(path), wanted, name)
         return cls(store, made.entry, made)
@@ -114,7 +114,7 @@ class Image:
         """
         from pycontainer.store import assemble
 
-        name, wanted = _complete(tag), _config(config)
+        name, wanted = complete_name(tag), _config(config)
         store = store or Store.default()
         if not isinstance(path_or_file, (str, os.PathLike)):
             shown = str(getattr(path_or_file, "name", "the archive"))
@@ -248,14 +248,14 @@ class Image:
     def tag(self, ref: str) -> None:
         """Gives the image the name `ref`, taking it from another one. Raises ImageNotFound where it
         was removed, InvalidReference and StoreError."""
-        name = _complete(ref)
+        name = complete_name(ref)
         assert name is not None
         if not self._store.catalog.tag(name, self._entry.manifest.digest):
             raise ImageNotFound(f"image {self.id} was removed")
 
     def untag(self, ref: str) -> None:
         """Takes the name `ref` away. Raises ImageNotFound where the image does not have it."""
-        name = _complete(ref)
+        name = complete_name(ref)
         assert name is not None
         if not self._store.catalog.untag(name, self._entry.manifest.digest):
             raise ImageNotFound(f"image {self.id} has no name {ref!r}")
@@ -298,7 +298,7 @@ class Image:
             if len(names) != 1:
                 raise ImageError(f"image {self.id} has {len(names)} names: say which one to push, push(ref)")
             ref = names[0]
-        name = _complete(ref)
+        name = complete_name(ref)
         assert name is not None
         reference = Reference.parse(name)
         assert reference.tag is not None
@@ -377,7 +377,7 @@ class Image:
         """
         from pycontainer.store import assemble
 
-        config = _changed(self.config, changes)
+        config = changed(self.config, changes)
         made = assemble.reconfigured(self._store, self._manifest, config, None)
         return Image(self._store, made.entry, made)
 
@@ -489,7 +489,7 @@ class _HostImage(Image):
         raise ImageError("the host image cannot be removed: it is in no store")
 
     def configure(self, **changes: Any) -> Image:
-        return _HostImage(_changed(self.config, changes))
+        return _HostImage(changed(self.config, changes))
 
     def rootfs(self) -> RootFS:
         assert self._rootfs is not None
@@ -544,7 +544,7 @@ def _find(store: Store, ref: str) -> Entry | None:
     return found[0] if found else None
 
 
-def _complete(ref: str | None) -> str | None:
+def complete_name(ref: str | None) -> str | None:
     """A name to be given, written out; InvalidReference where it cannot be one."""
     if ref is None:
         return None
@@ -587,12 +587,14 @@ def _config(config: ConfigLike | None) -> ImageConfig:
         raise InvalidOption(str(error)) from None
 
 
-def _changed(config: ImageConfig, changes: Mapping[str, Any]) -> ImageConfig:
+def changed(config: ImageConfig, changes: Mapping[str, Any], step: History | None = None) -> ImageConfig:
+    """The config with changes as `Image.configure` takes them, and the step that they are in its history.
+    Raises InvalidOption."""
     try:
-        values = check_changes(_merged(config, changes), what="configure")
+        values = check_changes(_merged(config, changes), what="configure" if step is None else "commit")
     except InvalidImage as error:
         raise InvalidOption(str(error)) from None
-    step = History(created=config.created, created_by="pycontainer: configure", empty_layer=True)
+    step = step or History(created=config.created, created_by="pycontainer: configure", empty_layer=True)
     return attrs.evolve(config, **values, history=(*config.history, step))
 
 

@@ -13,8 +13,6 @@ from pycontainer.store.rootfs import LayeredRoot
 from pycontainer.supervisor import client
 from pycontainer.supervisor.plan import MS_PRIVATE, Ops
 
-_FLAGS = overlay.MS_RDONLY | overlay.MS_NOSUID | overlay.MS_NODEV
-
 
 def export(root: LayeredRoot, path: str) -> None:
     """Writes the files of `root` to `path`, which is replaced when all of it is there.
@@ -22,24 +20,22 @@ def export(root: LayeredRoot, path: str) -> None:
     The same image gives the same bytes. Owners are the image's own numbers. Raises ImageError where
     the archive cannot be written or a file not be read, NoSpace, InvalidImage and LaunchError.
     """
+    write(merged(root), path)
+
+
+def write(stream: TreeStream, path: str) -> None:
+    """Writes a stream to `path`, which is replaced when all of it is there. Raises as `export`."""
     with Replacing(plain_target(path)) as file:
-        for chunk in merged(root).chunks():
+        for chunk in stream.chunks():
             file.write(chunk)
         file.commit()
 
 
 def merged(root: LayeredRoot) -> TreeStream:
     """The stream of a root's files; the layers must be kept until it is at its end."""
-    lower = list(root.lower)
-    if len(lower) == 1:
-        # Without a writable layer the kernel wants two, and a single one holds whiteouts, too.
-        lower.append(overlay.empty_at(overlay.BASE))
 
     def mounts(ops: Ops) -> None:
         ops.propagation(MS_PRIVATE)
-        overlay.scratch(ops)
-        overlay.furnish(ops, overlay.BASE)
-        overlay.many_layers(ops, "root", lower, flags=_FLAGS, userxattr=client.default().rootless)
-        ops.root(overlay.root_at(overlay.BASE))
+        overlay.merged(ops, root.lower, userxattr=client.default().rootless)
 
     return TreeStream("the image", mounts=mounts, kind="merged")

@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import select
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -69,10 +69,13 @@ class TreeStream:
         ownership: Ownership | None = None,
         clamp: int | None = None,
         kind: files.Tree = "plain",
+        without: Sequence[str] = (),
+        target: int = 0,
     ) -> None:
         """`name` is what the tree is called in messages. It lies in `directory`, as this process sees
-        it, or it is what lies `below` in the root that `mounts` makes. `clamp` is the latest time that an
-        entry may have, in seconds since 1970."""
+        it, or it is what lies `below` in the root that `mounts` makes, which may join the namespaces of the
+        job `target`. `clamp` is the latest time that an entry may have, in seconds since 1970. `without` are
+        paths in the tree, without a slash at their beginning, that are left out."""
         self.newest: int | None = None
         self._name = name
         self._directory = directory
@@ -81,46 +84,30 @@ class TreeStream:
         self._ownership = ownership or Ownership()
         self._clamp = clamp
         self._kind: files.Tree = kind
+        self._without = without
+        self._target = target
 
     def chunks(self) -> Generator[bytes, None, None]:
         """The stream, in pieces of at most about 1 MiB. Raises ImageError naming the file that cannot be
         read, or that changed meanwhile, InvalidImage naming one that a layer cannot hold, and LaunchError."""
-        reader, job = self._start()
+        opened = [] if self._directory is None else [_open_directory(self._directory)]
         try:
-            held = b""
-            for piece in _pieces(reader, job):
-                if len(piece) < files.NEWEST.size:
-                    held += piece
-                    continue
-                if held:
-                    yield held
-                held = piece
-            record = job.wait()
-            assert record is not None
-            files.check_tar(record, self._name)
-            end = len(held) - files.NEWEST.size
-            (newest,) = files.NEWEST.unpack_from(held, end)
-            self.newest = None if newest == files.NO_ENTRY else newest
-            yield held[:end]
-        finally:
-            job.abandon()
-            os.close(reader)
-
-    def _start(self) -> tuple[int, client.Job]:
-        opened: list[int] = []
-        try:
-            if self._directory is not None:
-                opened.append(_open_directory(self._directory))
-            reader, writer = _pipe()
-            opened.insert(0, writer)
-            try:
-                return reader, files.start(self._plan(), opened)
-            except BaseException:
-                os.close(reader)
-                raise
+            stream = Piped(self._plan(), opened, self._name, target=self._target)
         finally:
             for fd in opened:
                 os.close(fd)
+        held = b""
+        for piece in stream.pieces():
+            if len(piece) < files.NEWEST.size:
+                held += piece
+                continue
+            if held:
+                yield held
+            held = piece
+        end = len(held) - files.NEWEST.size
+        (newest,) = files.NEWEST.unpack_from(held, end)
+        self.newest = None if newest == files.NO_ENTRY else newest
+        yield held[:end]
 
     def _plan(self) -> Ops:
         ops = Ops(plan.Data())
@@ -134,8 +121,37 @@ class TreeStream:
             uid=self._ownership.uid,
             gid=self._ownership.gid,
             latest=self._clamp,
+            without=self._without,
         )
         return ops
+
+
+class Piped:
+    """What a child of the supervisor writes into a pipe, the first of its descriptors."""
+
+    def __init__(self, ops: Ops, fds: Sequence[int], name: str, *, target: int = 0) -> None:
+        """`name` is what it reads, for messages; `fds` follow the pipe and stay the caller's. `target` is
+        the job that it may join. Raises LaunchError."""
+        self._name = name
+        self._reader, writer = _pipe()
+        try:
+            self._job = files.start(ops, [writer, *fds], target=target)
+        except BaseException:
+            os.close(self._reader)
+            raise
+        finally:
+            os.close(writer)
+
+    def pieces(self) -> Generator[bytes, None, None]:
+        """All of it, once, in pieces of at most 1 MiB. Raises what `files.check_tar` does."""
+        try:
+            yield from _pieces(self._reader, self._job)
+            record = self._job.wait()
+            assert record is not None
+            files.check_tar(record, self._name)
+        finally:
+            self._job.abandon()
+            os.close(self._reader)
 
 
 def of_directory(path: str, *, ownership: Ownership, clamp: int | None = None) -> TreeStream:
@@ -143,8 +159,8 @@ def of_directory(path: str, *, ownership: Ownership, clamp: int | None = None) -
     return TreeStream(path, directory=path, ownership=ownership, clamp=clamp)
 
 
-def of_upper(path: str, *, clamp: int | None = None) -> TreeStream:
-    """The changeset of a container's writable layer at the absolute `path`.
+def of_upper(path: str, *, clamp: int | None = None, without: Sequence[str] = ()) -> TreeStream:
+    """The changeset of a container's writable layer at the absolute `path`, `without` some paths in it.
 
     What is in there may be swapped while it is read: so it is read through a mount on which nothing
     is a device.
@@ -156,7 +172,7 @@ def of_upper(path: str, *, clamp: int | None = None) -> TreeStream:
         ops.bind(0, _PLACE, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, how=0)
         ops.root(_PLACE)
 
-    return TreeStream(path, mounts=mounts, clamp=clamp, kind="upper")
+    return TreeStream(path, mounts=mounts, clamp=clamp, kind="upper", without=without)
 
 
 def _pieces(reader: int, job: client.Job) -> Iterator[bytes]:

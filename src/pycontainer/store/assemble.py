@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import IO
 
 import attrs
@@ -90,10 +91,57 @@ def reconfigured(store: Store, manifest: Manifest, config: ImageConfig, tag: str
     if config.diff_ids:
         lease = store.layers.lease(chain_ids(config.diff_ids)[-1])
     with store.writing():
-        for layer in manifest.layers:
-            if store.layout.blobs.size(layer.digest) is None:
-                raise ImageNotFound(f"image {manifest.config.digest}: its layers were removed")
+        _check_layers(store, manifest)
         return _enter(store, config, manifest.layers, tag, lease)
+
+
+@contextmanager
+def on_top(store: Store, manifest: Manifest) -> Iterator[OnTop]:
+    """For an image that has further layers above those of the image `manifest`."""
+    with ExitStack() as made:
+        yield OnTop(store, manifest, made)
+
+
+class OnTop:
+    """An image in the making; see `on_top`. What is not entered is removed."""
+
+    def __init__(self, store: Store, manifest: Manifest, made: ExitStack) -> None:
+        self._store = store
+        self._manifest = manifest
+        self._made = made
+        self._layers: list[tuple[BlobWriter, Digest]] = []
+
+    def add(self, chunks: Iterable[bytes]) -> None:
+        """One more layer, the tar stream `chunks`. It is unpacked when somebody needs that. Raises NoSpace,
+        StoreError, and what the stream raises."""
+        blob = self._made.enter_context(self._store.layout.blobs.writer())
+        for chunk in chunks:
+            blob.write(chunk)
+        self._layers.append((blob, blob.finish()))
+
+    def enter(self, config: ImageConfig, tag: str | None) -> Made:
+        """The image, with `config`, whose diff_ids are completed here. Raises ImageNotFound where the layers
+        below were removed meanwhile, and StoreError."""
+        store, below = self._store, self._manifest.layers
+        lease = None
+        if config.diff_ids:
+            # A lease of what it stands on keeps all of an image that has no name.
+            lease = store.layers.lease(chain_ids(config.diff_ids)[-1])
+        config = attrs.evolve(config, diff_ids=(*config.diff_ids, *(diff_id for _, diff_id in self._layers)))
+        with store.writing():
+            _check_layers(store, self._manifest)
+            above = []
+            for blob, diff_id in self._layers:
+                blob.commit()
+                CompressedLayers(store).made(diff_id)
+                above.append(Descriptor(media_types.OCI_LAYER, diff_id, blob.size))
+            return _enter(store, config, (*below, *above), tag, lease)
+
+
+def _check_layers(store: Store, manifest: Manifest) -> None:
+    for layer in manifest.layers:
+        if store.layout.blobs.size(layer.digest) is None:
+            raise ImageNotFound(f"image {manifest.config.digest}: its layers were removed")
 
 
 def unpack(store: Store, manifest: Manifest, config: ImageConfig) -> Lock | None:

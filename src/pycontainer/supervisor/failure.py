@@ -22,6 +22,7 @@ _WORDS = {
     "COLLECT": "reading usage",
     "APPLY_LAYER": "unpacking a layer into",
     "WRITE_TAR": "archiving",
+    "WRITE_CHANGES": "comparing with the layers below:",
     "ADOPT_LOOKS": "completing a layer in",
     "CGROUP_INTO": "opening control group",
     "CGROUP_OPEN": "opening control group",

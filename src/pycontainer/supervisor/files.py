@@ -47,6 +47,9 @@ _TAR_NEWEST = 4
 _TAR_MERGED = 8
 """enum pctr_tar_write_flags (tar_write.h)."""
 
+_CHANGES_USERXATTR = 1
+"""enum pctr_changes_flags (changes.h)."""
+
 Tree = Literal["plain", "upper", "merged"]
 """What is written: any directory, overlay's upper one as a changeset, or a mounted overlay."""
 
@@ -158,11 +161,17 @@ def tar_flags(kind: Tree) -> int:
     return flags | (_TAR_USERXATTR if client.default().rootless else 0)
 
 
-def start(ops: plan.Ops, fds: Sequence[int]) -> client.Job:
-    """Begin `ops` in a child that does nothing else; the descriptors stay the caller's."""
-    return client.default().start(
-        plan.encode(ops.data, setup=ops.encode()), fds=fds, flags=client.START["WORK"]
-    )
+def changes_flags() -> int:
+    """Of a WRITE_CHANGES."""
+    return _CHANGES_USERXATTR if client.default().rootless else 0
+
+
+def start(ops: plan.Ops, fds: Sequence[int], *, target: int = 0) -> client.Job:
+    """Begin `ops` in a child that does nothing else; the descriptors stay the caller's. `target` is the
+    job whose mount namespace they join."""
+    flags = client.START["WORK"] | (client.START["OUTSIDE"] if target else 0)
+    encoded = plan.encode(ops.data, setup=ops.encode())
+    return client.default().start(encoded, fds=fds, flags=flags, target=target)
 
 
 def check_tar(record: Record, name: str) -> None:

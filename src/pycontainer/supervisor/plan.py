@@ -143,17 +143,30 @@ class Ops:
         self.add(OP["ADOPT_LOOKS"], s1=data.text(notes), s2=data.raw(names), size=len(names), n1=flags)
 
     def write_tar(
-        self, fd: int, directory: str = "", *, flags: int, uid: int = -1, gid: int = -1, latest: int | None
+        self,
+        fd: int,
+        directory: str = "",
+        *,
+        flags: int,
+        uid: int = -1,
+        gid: int = -1,
+        latest: int | None,
+        without: Sequence[str] = (),
     ) -> None:
-        """Without a `directory`, the descriptor after `fd` is the one."""
+        """Without a `directory`, the descriptor after `fd` is the one. `without` are paths in it."""
+        left_out = b"".join(os.fsencode(path) + b"\0" for path in without)
         self.add(
             OP["WRITE_TAR"],
             arg=fd,
             s1=self.data.text(directory),
+            s2=self.data.raw(left_out + b"\0") if without else 0,
             size=flags,
             n1=(uid & _U32) << 32 | gid & _U32,
             n2=(_LATEST if latest is None else latest) & _U64,
         )
+
+    def write_changes(self, fd: int, upper: str, *, flags: int) -> None:
+        self.add(OP["WRITE_CHANGES"], arg=fd, s1=self.data.text(upper), size=flags)
 
     # Namespaces and control groups.
 
