@@ -54,6 +54,7 @@ LAYERS: dict[str, int] = {
     "inside": 5,
     "files": 5,
     "known": 5,
+    "keeping": 5,
     "minding": 5,
     "logs": 5,
     "attaching": 5,

@@ -84,6 +84,11 @@ CONVERTED: list[tuple[str, Any, Any]] = [
     ("readonly_paths", ["/proc/sys"], ("/proc/sys",)),
     ("log", "file", "file"),
     ("log", logging.getLogger("x"), logging.getLogger("x")),
+    ("healthcheck", "true", Healthcheck(["/bin/sh", "-c", "true"])),
+    ("healthcheck", ["CMD", "a", "b"], Healthcheck(["a", "b"])),
+    ("healthcheck", ["NONE"], False),
+    ("healthcheck", Healthcheck("x", interval="1m"), Healthcheck("x", interval=60)),
+    ("wait", wait.log("x") & wait.listening(5), wait.log("x") & wait.listening(5)),
 ]
 
 REFUSED: list[tuple[str, Any]] = [
@@ -217,7 +222,14 @@ REFUSED: list[tuple[str, Any]] = [
     ("log", "syslog"),
     ("log", None),
     ("restart", "sometimes"),
+    ("persist", "yes"),
     ("restart", "on-failure:-1"),
+    ("healthcheck", True),
+    ("healthcheck", []),
+    ("healthcheck", 5),
+    ("healthcheck", ["CMD-SHELL"]),
+    ("wait", "ready"),
+    ("wait", 5),
 ]
 
 
