@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from pycontainer import execution, inside, known, launch, runner
-from pycontainer.errors import ContainerNotFound, InvalidState, Timeout
+from pycontainer.errors import ContainerError, ContainerNotFound, InvalidState, Timeout
 from pycontainer.execution import Execution, Text
 from pycontainer.lives import LIMITS, Restarts, Run, now
 from pycontainer.logs.choosing import forward_for, log_for
@@ -65,6 +65,7 @@ class Container:
         self._owner_pid = os.getpid()
         self._changing = threading.RLock()
         """Held while the state changes. Who waits for a program does not hold it."""
+        self._restarting = threading.RLock()
         # Kept as long as this one: its layers stay, even when the image is removed.
         self._root = image.rootfs()
         self.healthcheck = _healthcheck(image, options)
@@ -272,7 +273,8 @@ class Container:
 
     def restart(self, timeout: float | None = None) -> Container:
         """Stop the container if it runs, as `stop` does, and start it again."""
-        with self._changing:
+        # Who kills it meanwhile does not have to wait.
+        with self._restarting:
             if self._run is not None:
                 self.stop(timeout)
             self._start()
@@ -284,8 +286,12 @@ class Container:
         `CapabilityUnavailable` where it has no control group that can."""
         with self._changing:
             run = self._require_running("pause")
-            run.freeze()
             self._paused = True
+            try:
+                run.freeze()
+            except BaseException:
+                self._thaw()
+                raise
 
     def unpause(self) -> None:
         """Let a paused container go on. Raises `InvalidState` unless it is paused."""
@@ -611,7 +617,12 @@ class Container:
             if self._removed or self.status not in ("created", "stopped"):
                 raise self._not_in("start", "created or stopped")
             self._restarts.begin()
-            self._begin()
+            try:
+                self._begin()
+            except BaseException:
+                # Nobody waits for one that the policy would start.
+                self._restarts.end()
+                raise
 
     def _wait_until_ready(self) -> None:
         if self.options.wait is not None:
@@ -641,8 +652,9 @@ class Container:
         if self._sealed:
             raise InvalidState(f"{verb}: {self._shown()} is sealed; fork its template")
 
-    def _begin(self) -> None:
-        """Starts the program, the first time or again; the caller holds the lock."""
+    def _begin(self, before: Run | None = None) -> None:
+        """Starts the program, the first time or again, or by its policy after `before`; the caller holds
+        the lock."""
         self._check_layer("start")
         # Two mounts with one writable layer would ruin it.
         self._close_files()
@@ -652,7 +664,7 @@ class Container:
         self._paused = False
         run = Run.begin(self.image, self.args, self.options, self._layer, self._journal)
         self._run = run
-        self._restarts.watch(run, self._again)
+        self._restarts.watch(run, self._again, before)
         if self.healthcheck is not None:
             from pycontainer.health import Health
 
@@ -675,7 +687,7 @@ class Container:
         with self._changing:
             if self._removed or self._run is not run or not self._restarts.wanted:
                 return
-            self._begin()
+            self._begin(before=run)
 
     def _join(
         self, args: Any, stdin: Any, stdout: Any, stderr: Any, overrides: dict[str, Any], *, report: bool
@@ -783,7 +795,11 @@ class Container:
             if self._run is not None:
                 self._run.job.end()
                 self._thaw()
-                self._run.ended(time.monotonic() + _END_SECONDS)
+                if not self._run.ended(time.monotonic() + _END_SECONDS):
+                    raise ContainerError(
+                        f"{self._shown()} was killed {_END_SECONDS:g} s ago and does not die: "
+                        "a process in it waits in the kernel"
+                    )
 
     def _stop_signal(self) -> int:
         if self.options.stop_signal is not None:

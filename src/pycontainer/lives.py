@@ -46,6 +46,8 @@ class Run:
         self.started_at = now()
         self.log_start = START
         """Where in the container's log its own output begins."""
+        self.successor: Run | None = None
+        """What its restart policy has started after it."""
         self._watch = Watch(execution)
         self._finished_at: datetime.datetime | None = None
 
@@ -150,7 +152,6 @@ class Run:
         try:
             cgroups.freeze(groups, time.monotonic() + _FREEZE_SECONDS)
         except (OSError, TimeoutError) as error:
-            cgroups.write(groups.thaw)
             raise LaunchError("pausing", errno=error.errno, path=getattr(error, "filename", None)) from error
 
     def thaw(self) -> None:
@@ -200,27 +201,29 @@ class Restarts:
         """Whether another one comes after `run`, which has ended."""
         return self._latest is run and self._wants(run)
 
-    def watch(self, run: Run, again: Callable[[Run], None]) -> None:
-        """After a start: has `again` called when the program has ended and is to be started again."""
+    def watch(self, run: Run, again: Callable[[Run], None], before: Run | None) -> None:
+        """After a start: has `again` called when the program has ended and is to be started again. `before`
+        is the one that it was started after in this way."""
         if self._policy is None:
             return
         with self._changed:
             self._latest = run
+            if before is not None:
+                self.count += 1
+                before.successor = run
             self._changed.notify_all()
         minder().after_end(run.job, lambda: self._ended(run, again))
 
     def after(self, run: Run, deadline: float | None) -> Run | None:
-        """The program that came after `run`, which has ended; None where none does, and `run` itself at
-        the deadline."""
-        if not self._wants(run):
-            return None
+        """The program that the policy starts after `run`, which has ended; None where it starts none, and
+        `run` itself at the deadline."""
         with self._changed:
-            while self.wanted and self._latest is run:
+            while run.successor is None and self.pending(run):
                 if deadline is not None and time.monotonic() >= deadline:
                     return run
                 # In slices, so that Ctrl-C is noticed.
                 self._changed.wait(_SLICE_SECONDS)
-            return None if self._latest is run else self._latest
+            return run.successor
 
     def _wants(self, run: Run) -> bool:
         code = run.exit_code
@@ -229,17 +232,17 @@ class Restarts:
         return self._policy.wants(code, self.count)
 
     def _ended(self, run: Run, again: Callable[[Run], None]) -> None:
+        if run is not self._latest:
+            return  # somebody stopped it and started another one meanwhile
         if not self._wants(run):
             return self.end()
         lasted = (run.finished_at - run.started_at).total_seconds()
         minder().after(self._backoff.after(lasted), lambda: self._start(run, again))
 
     def _start(self, run: Run, again: Callable[[Run], None]) -> None:
-        if not self.wanted:
-            return
-        self.count += 1
         try:
             again(run)
-        except PycontainerError:
-            # There is nobody to raise it to; the container stays stopped, as its status says.
+        except (PycontainerError, RuntimeError):
+            # There is nobody to raise it to (no thread can be started, say); the container stays stopped,
+            # as its status says.
             self.end()
