@@ -13,7 +13,9 @@ from typing import Any
 import attrs
 import pytest
 
+from pycontainer import wait
 from pycontainer.errors import InvalidOption
+from pycontainer.healthcheck import Healthcheck
 from pycontainer.mounts import bind, content, tmpfs
 from pycontainer.option_values import UNLIMITED, Device, SeccompProfile
 from pycontainer.options import Options

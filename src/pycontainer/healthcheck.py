@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import attrs
@@ -36,11 +35,31 @@ def _test(value: Any) -> tuple[str, ...]:
     return words
 
 
-def _seconds(option: str, least: float, value: Any) -> float:
-    seconds = parse_duration(value, option=option)
+def _seconds(name: str, value: Any, least: float) -> float:
+    seconds = parse_duration(value, option=name)
     if not least <= seconds <= MAX_SECONDS:
-        raise refuse(option, value, f"must be from {least:g} to {MAX_SECONDS:g} seconds")
+        raise refuse(name, value, f"must be from {least:g} to {MAX_SECONDS:g} seconds")
     return seconds
+
+
+def _interval(value: Any) -> float:
+    return _seconds("interval", value, MIN_SECONDS)
+
+
+def _timeout(value: Any) -> float:
+    return _seconds("timeout", value, MIN_SECONDS)
+
+
+def _start_period(value: Any) -> float:
+    return _seconds("start_period", value, 0.0)
+
+
+def _start_interval(value: Any) -> float:
+    return _seconds("start_interval", value, MIN_SECONDS)
+
+
+def _retries(value: Any) -> int:
+    return parse_int(value, option="retries", low=1, high=MAX_RETRIES)
 
 
 @attrs.frozen
@@ -57,15 +76,11 @@ class Healthcheck:
     """
 
     test: tuple[str, ...] = attrs.field(converter=_test)
-    interval: float = attrs.field(default=30.0, converter=partial(_seconds, "interval", MIN_SECONDS))
-    timeout: float = attrs.field(default=30.0, converter=partial(_seconds, "timeout", MIN_SECONDS))
-    start_period: float = attrs.field(default=0.0, converter=partial(_seconds, "start_period", 0.0))
-    start_interval: float = attrs.field(
-        default=5.0, converter=partial(_seconds, "start_interval", MIN_SECONDS)
-    )
-    retries: int = attrs.field(
-        default=3, converter=partial(parse_int, option="retries", low=1, high=MAX_RETRIES)
-    )
+    interval: float = attrs.field(default=30.0, converter=_interval)
+    timeout: float = attrs.field(default=30.0, converter=_timeout)
+    start_period: float = attrs.field(default=0.0, converter=_start_period)
+    start_interval: float = attrs.field(default=5.0, converter=_start_interval)
+    retries: int = attrs.field(default=3, converter=_retries)
 
 
 def parse_option(value: Any) -> Healthcheck | bool | None:
@@ -76,7 +91,10 @@ def parse_option(value: Any) -> Healthcheck | bool | None:
         raise refuse("healthcheck", value, "must be a Healthcheck, a command, or False for none")
     if isinstance(value, (list, tuple)) and list(value) == ["NONE"]:
         return False
-    return Healthcheck(value)
+    try:
+        return Healthcheck(value)
+    except InvalidOption as error:
+        raise InvalidOption(f"healthcheck: {error}") from None
 
 
 def of_image(document: Mapping[str, Any] | None) -> Healthcheck | None:

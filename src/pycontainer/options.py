@@ -18,6 +18,7 @@ from pycontainer.units import refuse
 if TYPE_CHECKING:
     import logging
 
+    from pycontainer.healthcheck import Healthcheck
     from pycontainer.runtime.cgroups import Limits
     from pycontainer.wait import Strategy
 

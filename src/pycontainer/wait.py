@@ -273,7 +273,7 @@ def exec(
     again and again until then; an attempt is killed after 10 seconds. Raises InvalidOption."""
     if isinstance(args, (str, bytes)):
         raise refuse("args", args, "must be a list; for a shell's command, ['sh', '-c', command]")
-    words = option_values.entrypoint(args)  # type: ignore[arg-type]
+    words = option_values.entrypoint(args)
     if not words:
         raise refuse("args", args, "must name a program")
     given: dict[str, Any] = {}

@@ -47,7 +47,7 @@ class Leaf:
 
     def __init__(self, strategy: Any, waiting: Waiting, began: float) -> None:
         self.met: bool | None = None
-        self.deadline = began + strategy.timeout
+        self.deadline: float = began + strategy.timeout
         self._strategy = strategy
         self._why = ""
         self.condition: Condition = _CONDITIONS[type(strategy)](strategy, waiting)
