@@ -57,6 +57,8 @@ LAYERS: dict[str, int] = {
     "keeping": 5,
     "minding": 5,
     "logs": 5,
+    "measuring": 5,
+    "processes": 5,
     "attaching": 5,
     "restarting": 5,
     "changes": 5,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pycontainer import execution, output, session
 from pycontainer.errors import CapabilityUnavailable, LaunchError, PycontainerError
 from pycontainer.execution import Execution
-from pycontainer.logs.memory import START
+from pycontainer.logs.lines import START
 from pycontainer.minding import minder
 from pycontainer.restarting import Backoff, Restart
 from pycontainer.runtime import cgroups

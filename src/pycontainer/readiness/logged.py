@@ -29,9 +29,11 @@ class Logged(Condition):
 
     def look(self, now: float) -> bool:
         entries, self._cursor, _ = self._journal.log.read(self._cursor)
-        for entry in entries:
-            if self._wanted.stream in (None, entry.stream):
-                self._take(entry.stream, entry.data)
+        while entries:
+            for entry in entries:
+                if self._wanted.stream in (None, entry.stream):
+                    self._take(entry.stream, entry.data)
+            entries, self._cursor, _ = self._journal.log.read(self._cursor)
         found = self._found + sum(map(self._matches, self._open.values()))
         self.missing = f"seen {found} times" if self._wanted.times > 1 else "not seen"
         return found >= self._wanted.times

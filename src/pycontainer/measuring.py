@@ -1,0 +1,108 @@
+"""`Stats`: what a running container uses, read from its control groups.
+
+Documentation/admin-guide/cgroup-v2.rst, and cgroup-v1/memory.rst, pids.rst and cpuacct.rst beside it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import TYPE_CHECKING
+
+import attrs
+
+from pycontainer.lives import now
+from pycontainer.processes import Found, cpu_times
+from pycontainer.runtime import cgroups
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pycontainer.runtime.cgroups import CgroupPlan
+
+_UNLIMITED_V1 = 2**62
+"""What is above has no meaning on any machine: v1 says "unlimited" so, rounded to pages."""
+_LONGEST = 4096
+
+
+@attrs.frozen(kw_only=True)
+class Stats:
+    """What a container uses at one time. None is what this host cannot tell; for limits, no limit."""
+
+    time: datetime.datetime
+    user_cpu: float | None = None
+    """Seconds; of all its processes since its start, those that have ended included."""
+    system_cpu: float | None = None
+    memory: int | None = None
+    """Bytes, with the page cache that it fills."""
+    peak_memory: int | None = None
+    memory_limit: int | None = None
+    pids: int | None = None
+    """Processes and their threads."""
+    pids_limit: int | None = None
+    io_read: int | None = None
+    """Bytes from and to disks."""
+    io_write: int | None = None
+    oom_kills: int | None = None
+
+    @property
+    def cpu(self) -> float | None:
+        """Seconds, user and system together."""
+        if self.user_cpu is None or self.system_cpu is None:
+            return None
+        return self.user_cpu + self.system_cpu
+
+
+def measure(groups: CgroupPlan | None, found: Callable[[], list[Found]]) -> Stats:
+    """Of a container whose processes `found` gives, where only they can tell."""
+    if groups is None or not groups.places:
+        user, system = cpu_times(found())
+        return Stats(time=now(), user_cpu=user, system_cpu=system)
+    places = dict(groups.places)
+    used = cgroups.usage(groups, [_read(path) for path in groups.collect])
+    user_cpu, system_cpu = used.user_cpu, used.system_cpu
+    if user_cpu is None or system_cpu is None:
+        # v1: the controller that counts would be one hierarchy more for each start to join.
+        user_cpu, system_cpu = cpu_times(found())
+    memory, pids = places.get("memory"), places.get("pids")
+    v2 = groups.version == 2
+    current, limit = (
+        ("memory.current", "memory.max") if v2 else ("memory.usage_in_bytes", "memory.limit_in_bytes")
+    )
+    return Stats(
+        time=now(),
+        user_cpu=user_cpu,
+        system_cpu=system_cpu,
+        memory=_number(memory, current),
+        peak_memory=used.peak_memory,
+        memory_limit=_number(memory, limit),
+        pids=_number(pids, "pids.current"),
+        pids_limit=_number(pids, "pids.max"),
+        io_read=used.io_read,
+        io_write=used.io_write,
+        oom_kills=used.oom_kills,
+    )
+
+
+def _number(directory: str | None, name: str) -> int | None:
+    """None where there is none: "max", and what v1 has for it."""
+    text = None if directory is None else _read(f"{directory}/{name}")
+    if text is None or not text.strip().isdigit():
+        return None
+    number = int(text)
+    return None if number >= _UNLIMITED_V1 else number
+
+
+def _read(path: str) -> bytes | None:
+    """One read, which is one answer of the kernel's; None where the group has gone, or lacks it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.read(fd, _LONGEST)
+    except OSError:
+        # ENODEV: removed between.
+        return None
+    finally:
+        os.close(fd)
