@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import datetime
 import io
 import os
@@ -15,7 +16,7 @@ import attrs
 
 from pycontainer import known, runner
 from pycontainer.blobs.locks import Lock, try_lock
-from pycontainer.completed import Completed, Usage
+from pycontainer.completed import Completed
 from pycontainer.container import Container, Status
 from pycontainer.errors import (
     ContainerNotFound,
@@ -39,11 +40,14 @@ from pycontainer.supervisor import files
 from pycontainer.units import parse_duration, parse_signal
 
 if TYPE_CHECKING:
+    from pycontainer.changes import Change
     from pycontainer.execution import Execution
+    from pycontainer.health import HealthResult, State
     from pycontainer.image import Image
     from pycontainer.lives import Run
     from pycontainer.supervisor.served import Served
-    from pycontainer.templates import Template
+    from pycontainer.templates import Preparing, Template
+    from pycontainer.wait import Strategy
 
 _SIGKILL = 9
 _QUICK_SECONDS = 30.0
@@ -51,7 +55,6 @@ _QUICK_SECONDS = 30.0
 _BEGIN_SECONDS = 15.0
 """How long a keeper may take to begin, or what one that died has left to end."""
 _RETRY_SECONDS = 0.005
-_MAX_OUTPUT = 2**21
 _END_SECONDS = 30.0
 
 
@@ -77,9 +80,7 @@ class Attached(Container):
         self._files: Proxied | None = None
         self._network: Proxied | None = None
         self._removed = False
-        created = records.time_of(record.created_at)
-        assert created is not None
-        self.created_at = created
+        self.created_at = records.known_time(record.created_at)
         _attached.add(self)
 
     @classmethod
@@ -156,6 +157,25 @@ class Attached(Container):
         return records.time_of(self._record().finished_at)
 
     @property
+    def health(self) -> State | None:
+        """What its healthcheck says while it runs: "starting", "healthy" or "unhealthy"; else None."""
+        return self._record().health  # type: ignore[return-value]
+
+    @property
+    def health_log(self) -> builtins.list[HealthResult]:
+        """How its healthcheck ended the last times since its last start, oldest first."""
+        from pycontainer.health import HealthResult
+
+        try:
+            document, _ = self._ask("health_log")
+        except NoKeeper:
+            return []
+        return [
+            HealthResult(records.known_time(began), seconds, code, os.fsencode(output))
+            for began, seconds, code, output in document["results"]
+        ]
+
+    @property
     def restarts(self) -> int:
         """How often its restart policy started it again."""
         return self._record().restarts
@@ -175,13 +195,13 @@ class Attached(Container):
         timeout = runner.check_timeout(timeout)
         deadline = control.deadline_in(timeout)
         try:
-            return self._result(*self._ask("wait", deadline=deadline))
+            return self._result("wait", deadline=deadline)
         except NoKeeper as gone:
             return self._left(gone.record, "wait")
         except TimeoutError:
             assert timeout is not None
         self._kill_now()
-        found = self._result(*self._ask("wait", deadline=time.monotonic() + _END_SECONDS))
+        found = self._result("wait", deadline=time.monotonic() + _END_SECONDS)
         late = Completed(
             found.args, found.returncode, found.stdout, found.stderr, cause="timeout", usage=found.usage
         )
@@ -198,7 +218,7 @@ class Attached(Container):
         if timeout is not None:
             timeout = parse_duration(timeout, option="timeout")
         try:
-            return self._result(*self._ask("stop", timeout=timeout))
+            return self._result("stop", timeout=timeout)
         except NoKeeper as gone:
             return self._left(gone.record, "stop")
 
@@ -255,6 +275,43 @@ class Attached(Container):
     def resize(self, rows: int, columns: int) -> None:
         self._of_running("resize", rows=rows, columns=columns)
 
+    def wait_until(self, strategy: Strategy, timeout: float | None = None) -> None:
+        """As `Container.wait_until`; functions and TLS contexts cannot be asked in another process, so a
+        strategy with one is an InvalidOption."""
+        data = plain.of_value(strategy, "strategy")
+        self._of_running("wait_until", strategy=data, timeout=runner.check_timeout(timeout))
+
+    def prepare(self, fn_or_args: Preparing, *, timeout: float | None = None) -> Container:
+        timeout = runner.check_timeout(timeout)
+        if callable(fn_or_args):
+            fn_or_args(self)
+        else:
+            self._ask("prepare", revive=True, args=plain.of_args(fn_or_args), timeout=timeout)
+        return self
+
+    def diff(self) -> builtins.list[Change]:
+        document, _ = self._ask("diff", revive=True)
+        return [*plain.to_value(document["changes"])]
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        self._ask("export", revive=True, path=os.path.abspath(path))
+
+    def commit(
+        self,
+        ref: str | None = None,
+        *,
+        author: str | None = None,
+        message: str | None = None,
+        pause: bool = True,
+        **config: Any,
+    ) -> Image:
+        data = plain.of_value(config, "config")
+        how = {"ref": ref, "author": author, "message": message, "pause": pause, "config": data}
+        document, _ = self._ask("commit", revive=True, **how)
+        image = to_image(self._store, document["image"])
+        image.rootfs()  # from here on it is kept here
+        return image
+
     def seal(self, timeout: float | None = None) -> Template:
         """A template ends with its process, so this one cannot become one: raises InvalidState."""
         raise InvalidState(f"seal: {self._shown()} is persistent; commit it to an image and fork that")
@@ -285,6 +342,10 @@ class Attached(Container):
                     raise
             self._revive()
 
+    def _result(self, verb: str, **fields: Any) -> Completed:
+        document, _ = self._ask(verb, **fields)
+        return control.result_of(document["completed"])
+
     def _of_running(self, verb: str, **fields: Any) -> None:
         try:
             self._ask(verb, **fields)
@@ -310,18 +371,6 @@ class Attached(Container):
         except InvalidState:
             # It ended meanwhile.
             return
-
-    def _result(self, document: dict[str, Any], fds: list[int]) -> Completed:
-        out, err = (control.take_memory(fd, limit=_MAX_OUTPUT) for fd in fds)
-        fields = document["completed"]
-        return Completed(
-            fields["args"],
-            fields["returncode"],
-            out,
-            err,
-            cause=fields["cause"],
-            usage=Usage(**fields["usage"]),
-        )
 
     def _revive(self) -> None:
         """Begins a new keeper, unless another process does. Raises ContainerNotFound and StoreBusy."""

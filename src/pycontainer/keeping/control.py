@@ -18,8 +18,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import attrs
+
 from pycontainer import _sys, errors
+from pycontainer.completed import Completed, Usage
 from pycontainer.errors import InvalidState, PycontainerError, StoreError, SupervisorError
+from pycontainer.keeping import plain
 
 PROTOCOL = 1
 """Of the requests; what the supervisor understands has a version of its own."""
@@ -207,6 +211,11 @@ def ask(
 def of_error(error: PycontainerError) -> dict[str, Any]:
     """An error as data, for the process that asked."""
     fields = {name: getattr(error, name) for name in _FIELDS if hasattr(error, name)}
+    if isinstance(error, errors.WaitFailed):
+        fields["logs"] = os.fsdecode(error.logs)
+    if isinstance(error, (errors.ExitError, errors.Timeout)):
+        fields["result"] = of_result(error.result)
+        fields["timeout"] = getattr(error, "timeout", None)
     return {"type": type(error).__name__, "text": str(error), **fields}
 
 
@@ -218,6 +227,12 @@ def error_of(data: Any) -> PycontainerError:
     if not (isinstance(kind, type) and issubclass(kind, PycontainerError)):
         return PycontainerError(text)
     try:
+        if issubclass(kind, errors.WaitFailed):
+            return kind(text, logs=os.fsencode(fields["logs"]))
+        if issubclass(kind, errors.Timeout):
+            return kind(result_of(fields["result"]), fields["timeout"])
+        if issubclass(kind, errors.ExitError):
+            return kind(result_of(fields["result"]))
         if issubclass(kind, errors.LaunchError):
             return kind(fields.pop("stage"), **fields)
         if issubclass(kind, errors.CapabilityUnavailable):
@@ -225,6 +240,30 @@ def error_of(data: Any) -> PycontainerError:
         return kind(text)
     except (TypeError, KeyError):
         return PycontainerError(text)
+
+
+def of_result(done: Completed) -> dict[str, Any]:
+    """A result as data."""
+    return {
+        "args": plain.of_args(done.args),
+        "returncode": done.returncode,
+        "stdout": os.fsdecode(done.stdout),
+        "stderr": os.fsdecode(done.stderr),
+        "cause": done.cause,
+        "usage": attrs.asdict(done.usage),
+    }
+
+
+def result_of(fields: dict[str, Any]) -> Completed:
+    """The result that it was."""
+    return Completed(
+        fields["args"],
+        fields["returncode"],
+        os.fsencode(fields["stdout"]),
+        os.fsencode(fields["stderr"]),
+        cause=fields["cause"],
+        usage=Usage(**fields["usage"]),
+    )
 
 
 def check_protocol(document: dict[str, Any]) -> None:

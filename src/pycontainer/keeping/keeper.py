@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -21,12 +21,16 @@ from pycontainer.blobs.locks import Lock
 from pycontainer.completed import Completed
 from pycontainer.errors import InvalidState, LaunchError, PycontainerError
 from pycontainer.keeping import control, plain, spawning
-from pycontainer.keeping.kept import KILLED, Kept
+from pycontainer.keeping import record as records
+from pycontainer.keeping.kept import KILLED, Kept, of_image
 from pycontainer.keeping.proxy import relay
 from pycontainer.keeping.record import Record
 from pycontainer.store import Store
 from pycontainer.store.persistent import HELD, Persistent, discard
 from pycontainer.supervisor import files
+
+if TYPE_CHECKING:
+    from pycontainer.image import Image
 
 _SIGKILL = 9
 _MAX_CONNECTIONS = 256
@@ -53,6 +57,7 @@ class Keeper:
         self._connections = 0
         self._leases: dict[socket.socket, set[int]] = {}
         self._stopping = False
+        self._committed: Image | None = None
         self.container = Kept(Store.default(), self._path, Record.read(self._path), held, self._ring)
         self._listener = control.listen(self._path)
         self._verbs: dict[str, Callable[[socket.socket, dict[str, Any]], Answer]] = {
@@ -68,6 +73,12 @@ class Keeper:
             "stdin": self._stdin,
             "close_stdin": self._close_stdin,
             "wait": self._wait,
+            "wait_until": self._wait_until,
+            "health_log": self._health_log,
+            "prepare": self._prepare,
+            "diff": self._diff,
+            "export": self._export,
+            "commit": self._commit,
             "target": self._target,
             "files": self._files,
             "remove": self._remove,
@@ -253,21 +264,42 @@ class Keeper:
             os.close(bell)
         return self._result(container.result())
 
+    def _wait_until(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        self.container.wait_until(plain.to_value(request["strategy"]), request["timeout"])
+        return {}, []
+
+    def _health_log(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        results = [
+            [records.text_of(one.started_at), one.seconds, one.exit_code, os.fsdecode(one.output)]
+            for one in self.container.health_log
+        ]
+        return {"results": results}, []
+
+    def _prepare(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        self.container.prepare(request["args"], timeout=request["timeout"])
+        return {}, []
+
+    def _diff(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        return {"changes": plain.of_value(self.container.diff())}, []
+
+    def _export(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        self.container.export(request["path"])
+        return {}, []
+
+    def _commit(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        image = self.container.commit(
+            request["ref"],
+            author=request["author"],
+            message=request["message"],
+            pause=request["pause"],
+            **plain.to_value(request["config"]),
+        )
+        # Until the other end has opened it, nobody else keeps one without a name.
+        self._committed = image
+        return {"image": of_image(image)}, []
+
     def _result(self, done: Completed) -> Answer:
-        fields = {
-            "args": plain.of_args(done.args),
-            "returncode": done.returncode,
-            "cause": done.cause,
-            "usage": attrs.asdict(done.usage),
-        }
-        fds: list[int] = []
-        try:
-            for data in (done.stdout, done.stderr):
-                fds.append(control.memory_file(data))
-        except BaseException:
-            control.close_all(fds)
-            raise
-        return {"completed": fields}, fds
+        return {"completed": control.of_result(done)}, []
 
     def _target(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
         """What it takes to run one more program in the container: its job, a number for the new job, and

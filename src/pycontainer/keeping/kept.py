@@ -118,9 +118,7 @@ class Kept(Container):
         else:
             layer = KeptLayer(root, base.id, path, held)
         super().__init__(image, base.args, base.read_options(), layer)
-        created = records.time_of(base.created_at)
-        assert created is not None
-        self.created_at = created
+        self.created_at = records.known_time(base.created_at)
         self._restarts = Restarts(self.options.restart, self._decided)
         self.changed()
 
@@ -141,6 +139,7 @@ class Kept(Container):
             finished_at=None if status != "stopped" else records.text_of(run.finished_at),
             ended=ended,
             restarts=self.restarts,
+            health=self.health,
         )
 
     def changed(self) -> None:
@@ -199,8 +198,8 @@ class Kept(Container):
         done = self._run.execution.completed(execution.BYTES)
         return Ended(done.returncode, done.cause, done.usage)
 
-    def _begin(self) -> None:
-        super()._begin()
+    def _begin(self, before: Run | None = None) -> None:
+        super()._begin(before)
         assert self._run is not None
         minder().after_end(self._run.job, self.changed)
         self.changed()

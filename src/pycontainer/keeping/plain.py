@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import math
 import os
+import re
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,22 @@ _CLASSES = {
     "Content": "mounts",
     "Device": "option_values",
     "SeccompProfile": "option_values",
+    "VolumeMount": "mounts",
     "Restart": "restarting",
+    "Healthcheck": "healthcheck",
+    "AllOf": "wait",
+    "AnyOf": "wait",
+    "Log": "wait",
+    "Listening": "wait",
+    "Http": "wait",
+    "Exec": "wait",
+    "File": "wait",
+    "Healthy": "wait",
+    "Change": "changes",
     "CgroupPlan": "runtime.cgroups.model",
     "CgroupMount": "runtime.cgroups.model",
 }
-"""The values that options and control groups consist of, and their modules."""
+"""The values that options, answers and control groups consist of, and their modules."""
 
 _REMEDY = "only what can be written down is kept: persist=True outlives this process"
 
@@ -92,12 +105,19 @@ def _plain(value: Any, option: str) -> Any:
     if isinstance(value, float):
         # JSON has no infinity.
         return value if math.isfinite(value) else {_KIND: "float", "text": repr(value)}
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return [_plain(item, option) for item in value]
+    if isinstance(value, frozenset):
+        return {_KIND: "set", "items": [_plain(item, option) for item in sorted(value)]}
+    if isinstance(value, Mapping):
+        pairs = [[_plain(name, option), _plain(item, option)] for name, item in value.items()]
+        return {_KIND: "mapping", "items": pairs}
     if isinstance(value, bytes):
         return {_KIND: "bytes", "base64": base64.b64encode(value).decode("ascii")}
     if isinstance(value, Path):
         return {_KIND: "Path", "path": os.path.abspath(value)}
+    if isinstance(value, re.Pattern):
+        return {_KIND: "Pattern", "pattern": _plain(value.pattern, option), "flags": value.flags}
     name = type(value).__name__
     if name in _CLASSES and type(value) is _class(name):
         fields = {field.name: getattr(value, field.name) for field in attrs.fields(type(value))}
@@ -118,6 +138,12 @@ def _value(data: Any) -> Any:
         return float(fields["text"])
     if kind == "Path":
         return Path(fields["path"])
+    if kind == "Pattern":
+        return re.compile(_value(fields["pattern"]), fields["flags"])
+    if kind == "set":
+        return frozenset(_value(item) for item in fields["items"])
+    if kind == "mapping":
+        return {_value(name): _value(item) for name, item in fields["items"]}
     return _class(kind)(**{name: _value(item) for name, item in fields.items()})
 
 

@@ -125,6 +125,13 @@ def time_of(text: str | None) -> datetime.datetime | None:
         raise StoreError(f"a persistent container's record: {text!r} is no time") from None
 
 
+def known_time(text: str) -> datetime.datetime:
+    """Raises StoreError."""
+    found = time_of(text)
+    assert found is not None
+    return found
+
+
 def boot_id() -> str:
     """This boot of the machine: random(4)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
