@@ -7,11 +7,11 @@ import datetime
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from pycontainer import execution, inside, known, launch, runner
-from pycontainer.errors import ContainerError, ContainerNotFound, InvalidState, Timeout
+from pycontainer.errors import ContainerError, ContainerNotFound, InvalidOption, InvalidState, Timeout
 from pycontainer.execution import Execution, Text
 from pycontainer.lives import LIMITS, Restarts, Run, now
 from pycontainer.logs.choosing import forward_for, log_for
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from pycontainer.healthcheck import Healthcheck
     from pycontainer.image import Image
     from pycontainer.logs.reading import Logs
+    from pycontainer.measuring import Stats
     from pycontainer.process import Process
+    from pycontainer.processes import Found, ProcessInfo
     from pycontainer.store import Store
     from pycontainer.supervisor.served import Served
     from pycontainer.templates import Preparing, Template
@@ -456,6 +458,31 @@ class Container:
         begun = self._join(args, stdin, stdout, stderr, overrides, report=True)
         return Process(begun, Text.of(text, encoding, errors), bufsize)
 
+    def top(self) -> builtins.list[ProcessInfo]:
+        """Its processes, as the host sees them. Raises `InvalidState` unless it runs or is paused."""
+        from pycontainer import processes
+
+        run = self._require_alive("top")
+        here = run.execution.session
+        return processes.describe(
+            self._processes(run), lambda uid: launch.user_name_of(self._root, here, uid)
+        )
+
+    def stats(self) -> Stats:
+        """What it uses now. Raises `InvalidState` unless it runs or is paused."""
+        return self._measured(self._require_alive("stats"))
+
+    def stats_stream(self, interval: float = 1.0) -> Iterator[Stats]:
+        """`stats` now and each `interval` seconds; ends with the container. Raises `InvalidState` unless it
+        runs or is paused."""
+        from pycontainer import measuring
+
+        self._require_alive("stats_stream")
+        seconds = parse_duration(interval, option="interval")
+        if seconds == 0:
+            raise InvalidOption("interval=0: must be more than 0 seconds")
+        return measuring.stream(self._stats_if_running, self._more_to_come, self._journal, seconds)
+
     # Network.
 
     def connect(self, target: int | str | os.PathLike[str], *, timeout: float | None = None) -> socket.socket:
@@ -669,6 +696,21 @@ class Container:
             from pycontainer.health import Health
 
             self._health = Health(self, run, self.healthcheck)
+
+    def _processes(self, run: Run) -> builtins.list[Found]:
+        from pycontainer import processes
+
+        started = run.job.started
+        return [] if started is None else processes.find(run.execution.cgroup, started.pid)
+
+    def _stats_if_running(self) -> Stats | None:
+        run = self._run
+        return self._measured(run) if run is not None and self._running() else None
+
+    def _measured(self, run: Run) -> Stats:
+        from pycontainer import measuring
+
+        return measuring.measure(run.execution.cgroup, lambda: self._processes(run))
 
     def _more_to_come(self) -> bool:
         """Whether it may write more: before its first start, while it runs, and before a restart."""

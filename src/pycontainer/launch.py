@@ -16,7 +16,7 @@ from pycontainer.mounts import Bind, Mount, Tmpfs, VolumeMount
 from pycontainer.option_values import RLIMITS, SeccompProfile
 from pycontainer.runtime import isolation, plan
 from pycontainer.runtime.seccomp import compile_filter
-from pycontainer.runtime.user import Identity, host_account_files, read_account_files, resolve
+from pycontainer.runtime.user import Identity, host_account_files, read_account_files, resolve, user_name
 from pycontainer.snapshot import overlay
 from pycontainer.store import HostRoot, LayeredRoot
 
@@ -138,10 +138,7 @@ def identity(image: Image, user: str | None, session: Session, root: RootFS | No
     have been removed since."""
     root = root or image.rootfs()
     asked = image.config.user if user is None else user
-    if isinstance(root, HostRoot):
-        passwd, group = host_account_files()
-    else:
-        passwd, group = _account_files(root.lower)
+    passwd, group = account_files(root)
     found = resolve(asked or None, passwd, group, image=repr(image))
     if not session.many_ids and (found.uid != 0 or found.gid != 0):
         raise CapabilityUnavailable(
@@ -150,6 +147,21 @@ def identity(image: Image, user: str | None, session: Session, root: RootFS | No
             "and /etc/subgid",
         )
     return found
+
+
+def account_files(root: RootFS) -> tuple[bytes, bytes]:
+    """The texts of /etc/passwd and /etc/group that a container on `root` begins with."""
+    return host_account_files() if isinstance(root, HostRoot) else _account_files(root.lower)
+
+
+def user_name_of(root: RootFS, session: Session, uid: int) -> str:
+    """What the number `uid` of the host is called in a container on `root`: a name, else the number there."""
+    idmap = session.supervisor.idmap
+    for inside, outside, count in () if idmap is None else idmap.uids:
+        if outside <= uid < outside + count:
+            uid = inside + uid - outside
+            break
+    return user_name(account_files(root)[0], uid) or str(uid)
 
 
 @functools.lru_cache(maxsize=64)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import datetime
 import os
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import attrs
@@ -16,13 +18,15 @@ from pycontainer.processes import Found, cpu_times
 from pycontainer.runtime import cgroups
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from pycontainer.logs.journal import Journal
     from pycontainer.runtime.cgroups import CgroupPlan
 
 _UNLIMITED_V1 = 2**62
 """What is above has no meaning on any machine: v1 says "unlimited" so, rounded to pages."""
 _LONGEST = 4096
+_SLICE_SECONDS = 0.05
 
 
 @attrs.frozen(kw_only=True)
@@ -55,7 +59,7 @@ class Stats:
 
 def measure(groups: CgroupPlan | None, found: Callable[[], list[Found]]) -> Stats:
     """Of a container whose processes `found` gives, where only they can tell."""
-    if groups is None or not groups.places:
+    if groups is None or not groups.directories:
         user, system = cpu_times(found())
         return Stats(time=now(), user_cpu=user, system_cpu=system)
     places = dict(groups.places)
@@ -106,3 +110,32 @@ def _read(path: str) -> bytes | None:
         return None
     finally:
         os.close(fd)
+
+
+def stream(
+    measured: Callable[[], Stats | None], more: Callable[[], bool], journal: Journal, interval: float
+) -> Iterator[Stats]:
+    """One at once and one each `interval` seconds, until there is no `more`; none while the container
+    is between two starts (`measured` gives None). The container's end is noticed at once."""
+    changed = threading.Event()
+    journal.listen(changed.set)
+    try:
+        due = time.monotonic()
+        while more():
+            left = due - time.monotonic()
+            if left > 0:
+                # Whatever the container writes wakes this up, too.
+                changed.wait(min(left, _SLICE_SECONDS) if _in_main_thread() else left)
+                changed.clear()
+                continue
+            due += interval * max(1.0, -left // interval)
+            found = measured()
+            if found is not None:
+                yield found
+    finally:
+        journal.leave(changed.set)
+
+
+def _in_main_thread() -> bool:
+    """In slices there, for the reason that `_sys.poll` has them."""
+    return threading.current_thread() is threading.main_thread()

@@ -54,8 +54,8 @@ def find(groups: CgroupPlan | None, first: int) -> list[Found]:
     They are in its control group; where there is none, in its PID namespace.
     """
     pids: Iterable[int]
-    if groups is not None and groups.places:
-        pids = _members(groups.places[0][1])
+    if groups is not None and groups.directories:
+        pids = _members(groups.directories[0])
     else:
         pids = _in_namespace(first)
     return [found for pid in sorted(pids) if (found := _look(pid)) is not None]
