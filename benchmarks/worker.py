@@ -16,13 +16,15 @@ import time
 from collections.abc import Callable
 from json import dumps, loads
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks import hosts
 from benchmarks.competitors import competitor_class
 from benchmarks.competitors.base import Competitor
+from benchmarks.competitors.pycontainer import Pycontainer
 from benchmarks.harness import Unavailable
 from benchmarks.measures.alive import measure_alive
+from benchmarks.measures.living import Living
 from benchmarks.measures.stages import run_stage
 from benchmarks.measures.watch import watch
 from benchmarks.roots import Root
@@ -38,6 +40,7 @@ class Worker:
         self._held: Any = None
         self._ballast: list[Any] = []
         self._pulled = ""
+        self._living: Living | None = None
 
     def own_disk(self) -> None:
         """Gives the competitor a new file system to work on, ahead of `set_up`."""
@@ -102,6 +105,27 @@ class Worker:
     def alive(self, count: int) -> dict[str, Any]:
         return measure_alive(self._competitor, count)
 
+    def commit(self, reference: str) -> list[int]:
+        # Everybody's own writes, but not those that came before.
+        os.sync()
+        figures = [_timed(lambda: self._competitor.commit(reference))]
+        self._competitor.forget(reference)
+        return figures
+
+    def change(self, tar: str) -> None:
+        self._competitor.change(Path(tar))
+
+    def life(self, what: str, **request: Any) -> Any:
+        """A request to `Living`; pycontainer's alone."""
+        if self._living is None:
+            self._living = Living(cast(Pycontainer, self._competitor))
+        return getattr(self._living, what)(**request)
+
+    def close(self) -> None:
+        if self._living is not None:
+            self._living.close()
+        self._competitor.close()
+
     def ballast(self, size: int, threads: int) -> None:
         """Makes this a big host: `size` bytes of private memory, every page touched, and sleeping threads."""
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -142,7 +166,7 @@ def main(name: str, place: str, root: str, tar: str, fd: str) -> None:
                 lines.write(dumps(_answer(worker, loads(line))) + "\n")
                 lines.flush()
         finally:
-            competitor.close()
+            worker.close()
 
 
 if __name__ == "__main__":

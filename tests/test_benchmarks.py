@@ -130,7 +130,7 @@ def test_help_names_every_benchmark() -> None:
         env={**os.environ, "PYTHONPATH": str(CHECKOUT / "src")},
         check=True,
     )
-    for name in ("start", "exec", "memory", "threads", "many", "pull", "push"):
+    for name in ("start", "exec", "memory", "threads", "many", "pull", "push", "life"):
         assert re.search(rf"^ +{name} +\S", done.stdout, re.MULTILINE)
 
 

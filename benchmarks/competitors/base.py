@@ -89,6 +89,14 @@ class Competitor:
         """Pushes what `make` made, compressed with gzip."""
         raise NotImplementedError
 
+    def change(self, tar: Path) -> None:
+        """Prepares a container with a change: the files of the archive `tar`, somewhere in it."""
+        self.fill(tar)
+
+    def commit(self, reference: str) -> None:
+        """Makes an image, called so, of the container that `change` prepared."""
+        self.make(reference)
+
     def run_threads(self, threads: int, starts: int) -> float:
         """`starts` starts in each of so many threads at once; gives seconds from first to last."""
         gate = threading.Barrier(threads + 1)

@@ -16,6 +16,7 @@ HELP = {
     "many": "private memory of our own processes with 500 containers alive, and what is left afterwards",
     "pull": "pull of a Debian root from a registry on loopback: cold, again, memory, a heartbeat meanwhile",
     "push": "push of a fresh layer of 170 MB",
+    "life": "fork, commit, diff, exec, stats, and a thousand containers of one process",
 }
 
 

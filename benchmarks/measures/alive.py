@@ -17,7 +17,7 @@ def measure_alive(competitor: Competitor, count: int) -> dict[str, Any]:
     """Starts `count` containers, weighs our processes, ends the containers. Memory in bytes."""
     # The first start brings the supervisor, and whatever else is made once.
     first = competitor.hold()
-    supervisor = _supervisor_of(competitor.pid_of(first))
+    supervisor = supervisor_of(competitor.pid_of(first))
     competitor.release(first)
     before = settled_counts(supervisor, competitor.place, None)
     host_before = private_bytes(os.getpid())
@@ -57,8 +57,8 @@ def _weigh(supervisor: int) -> dict[str, int]:
     }
 
 
-def _supervisor_of(pid: int) -> int:
-    """The topmost ancestor with the same executable."""
+def supervisor_of(pid: int) -> int:
+    """Whose container `pid` is the first process of: the topmost ancestor with the same executable."""
     executable = _executable(pid)
     while executable and _executable(parent := _parent(pid)) == executable:
         pid = parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.competitors import competitor_class
@@ -34,16 +34,18 @@ def able(context: Context) -> list[Entry]:
     ]
 
 
-def row(label: str, result: Result, baselines: list[Result | None], remark: str = "") -> tuple[str, ...]:
+def row(
+    label: str, result: Result, baselines: Sequence[Result | None], remark: str = "", *, digits: int = 1
+) -> tuple[str, ...]:
     """Median, percentiles, count, ratios to the baselines, remark."""
     summary = result.summary
     if summary is None:
         return (label, *[""] * (4 + len(baselines)), f"not available: {result.unavailable}")
     return (
         label,
-        number(summary.median, 1),
-        number(summary.p10, 1),
-        number(summary.p90, 1),
+        number(summary.median, digits),
+        number(summary.p10, digits),
+        number(summary.p90, digits),
         str(summary.count),
         *(number(result.ratio(baseline)) for baseline in baselines),
         remark,
