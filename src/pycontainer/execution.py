@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_TERMINAL = (24, 80)
 _END_SECONDS = 30.0
+_SETTLE_SECONDS = 0.001
 _FIRST = plan.Place()
 
 
@@ -153,6 +155,18 @@ def abort(job: Job) -> None:
         job.wait(_END_SECONDS)
 
 
+def settle(job: Job) -> None:
+    """After a start that failed or was broken off anywhere: nothing of it is there when this returns."""
+    if job.channel >= 0:
+        abort(job)
+        return
+    with suppress(SupervisorError):
+        # Asked for or not; nobody will say how it ended.
+        job.end()
+        while job.final is None and job.supervisor.has(job.id):
+            time.sleep(_SETTLE_SECONDS)
+
+
 def _usage(record: Record, measured: cgroups.CgroupUsage) -> Usage:
     return Usage(
         max(0.0, record.exited - record.started) if record.started else 0.0,
@@ -206,6 +220,7 @@ def begin_container(
     layer_fds: Sequence[int] = (),
     directory: ContainerDir | None = None,
     once: bool,
+    job: Job | None = None,
 ) -> Execution:
     """Ask for a container. It is under way when this returns; how it went is in the job's records.
 
@@ -243,7 +258,7 @@ def begin_container(
         trees = [directory.path] if once else []
     fds = _descriptors(lock, streams, options)
     fds += layer_fds
-    job = session.supervisor.start(encoded, plan.cleanup(groups, trees), fds, flags=flags)
+    job = session.supervisor.start(encoded, plan.cleanup(groups, trees), fds, flags=flags, job=job)
     return Execution(job, streams, command, session, groups, encoded)
 
 

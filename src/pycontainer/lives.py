@@ -65,9 +65,12 @@ class Run:
         Raises `LaunchError`; nothing runs then, and the layer is as the container's set-up left it.
         """
         streams = execution.open_streams(options, options.stdin, PIPE, PIPE)
+        run: Run | None = None
+        here = session.current()
+        job = here.supervisor.new_job()
         try:
             begun = execution.begin_container(
-                session.current(),
+                here,
                 image,
                 args,
                 options,
@@ -78,28 +81,27 @@ class Run:
                 layer_fds=layer.descriptors(),
                 directory=layer.directory,
                 once=False,
+                job=job,
             )
-        except BaseException:
-            streams.close()
-            raise
-        finally:
-            streams.close_child()
-        run = cls(begun, output.Output(streams, journal), own_network=options.network != "host")
-        if journal is not None:
-            run.log_start = journal.log.end()
-        try:
+            run = cls(begun, output.Output(streams, journal), own_network=options.network != "host")
+            if journal is not None:
+                run.log_start = journal.log.end()
             run._watch.started(None)
             run.started_at = now()
             run.output.drain()
-            run.job.keep()
+            job.keep()
         except BaseException as error:
-            run.job.end()
-            run.ended(time.monotonic() + _FREEZE_SECONDS)
-            run.close()
+            # The next start finds the layer and the control groups free.
+            execution.settle(job)
+            if run is None:
+                streams.close()
+            else:
+                run.close()
             if isinstance(error, OSError):
                 raise LaunchError("taking in output", errno=error.errno) from error
             raise
         finally:
+            streams.close_child()
             layer.taken()
         return run
 
@@ -181,6 +183,7 @@ class Restarts:
         self._backoff = Backoff()
         self._changed = threading.Condition()
         self._latest: Run | None = None
+        self._cancel: Callable[[], None] | None = None
         self.count = 0
         self.wanted = policy is not None
         """False once somebody stopped the container."""
@@ -194,7 +197,10 @@ class Restarts:
         """Somebody stops it: it is not to be started again."""
         with self._changed:
             self.wanted = False
+            cancel, self._cancel = self._cancel, None
             self._changed.notify_all()
+        if cancel is not None:
+            cancel()
         self._told()
 
     def pending(self, run: Run) -> bool:
@@ -232,12 +238,15 @@ class Restarts:
         return self._policy.wants(code, self.count)
 
     def _ended(self, run: Run, again: Callable[[Run], None]) -> None:
-        if run is not self._latest:
-            return  # somebody stopped it and started another one meanwhile
-        if not self._wants(run):
-            return self.end()
-        lasted = (run.finished_at - run.started_at).total_seconds()
-        minder().after(self._backoff.after(lasted), lambda: self._start(run, again))
+        with self._changed:
+            if run is not self._latest:
+                return  # somebody stopped it and started another one meanwhile
+            if self._wants(run):
+                lasted = (run.finished_at - run.started_at).total_seconds()
+                delay = self._backoff.after(lasted)
+                self._cancel = minder().after(delay, lambda: self._start(run, again))
+                return
+        self.end()
 
     def _start(self, run: Run, again: Callable[[Run], None]) -> None:
         try:

@@ -55,11 +55,22 @@ class Minder:
                 with suppress(OSError):
                     self._epoll.register(channel, select.EPOLLIN | select.EPOLLONESHOT)
 
-    def after(self, seconds: float, call: Call) -> None:
-        """Calls `call` in so many seconds."""
+    def after(self, seconds: float, call: Call) -> Call:
+        """Calls `call` in so many seconds, unless what this gives is called before."""
         with self._lock:
-            heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), call))
+            timer = (time.monotonic() + seconds, next(self._numbers), call)
+            heapq.heappush(self._timers, timer)
             self._run_thread()
+
+        def cancel() -> None:
+            with self._lock:
+                if timer in self._timers:
+                    self._timers.remove(timer)
+                    heapq.heapify(self._timers)
+                    # It may have nothing left to wait for.
+                    self._run_thread()
+
+        return cancel
 
     def _run_thread(self) -> None:
         """The caller holds the lock."""

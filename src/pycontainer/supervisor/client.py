@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from pycontainer import _sys
 from pycontainer.errors import PycontainerError, SupervisorError
 from pycontainer.supervisor import failure, idmap
+from pycontainer.supervisor import plan as plans
 
 if TYPE_CHECKING:
     from pycontainer._sys import Record
@@ -216,6 +217,10 @@ class Supervisor:
             raise failure.launch_error(record, rootless=self.rootless)
         self.pid = record.pid
 
+    def new_job(self) -> Job:
+        """One to be started: who has it in hand before can end it wherever the start was broken off."""
+        return Job(self, next(self._jobs))
+
     def start(
         self,
         plan: bytes,
@@ -224,20 +229,22 @@ class Supervisor:
         *,
         flags: int = 0,
         target: int = 0,
+        job: Job | None = None,
     ) -> Job:
         """Start a job. The descriptors are copied; the caller's stay the caller's."""
-        number = next(self._jobs)
+        job = job or self.new_job()
+        number = job.id
         body = plan + cleanup
         if len(body) <= _sys.MAX_INLINE:
             message = self._message(VERB["START"], number, target, flags, plan=plan, cleanup=cleanup)
-            return Job(self, number).send(message + body, fds)
+            return job.send(message + body, fds)
         memory = os.memfd_create("pycontainer-plan", os.MFD_CLOEXEC)
         try:
             with open(memory, "wb", closefd=False) as file:
                 file.write(body)
             flags |= START["PLAN_IN_FD"]
             message = self._message(VERB["START"], number, target, flags, plan=plan, cleanup=cleanup)
-            return Job(self, number).send(message, [*fds, memory])
+            return job.send(message, [*fds, memory])
         finally:
             os.close(memory)
 
@@ -246,6 +253,13 @@ class Supervisor:
         record = self.start(plan, fds=fds, flags=START["WORK"]).wait()
         assert record is not None
         return record
+
+    def has(self, job: int) -> bool:
+        """Whether anything of a job is there. Raises `SupervisorError`."""
+        record = self.start(
+            plans.encode(plans.Data()), flags=START["WORK"] | START["OUTSIDE"], target=job
+        ).wait()
+        return record is None or record.kind != RECORD["FAILED"]
 
     def signal(self, job: int, number: int) -> None:
         self.send(self._message(VERB["SIGNAL"], job, signal=number))
