@@ -28,6 +28,9 @@ FILES = (
     "test_export.py",
     "test_changeset.py",
     "test_isolation_options.py",
+    "test_wait.py",
+    "test_health.py",
+    "test_connect.py",
 )
 
 

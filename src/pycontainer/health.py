@@ -67,7 +67,8 @@ class Health:
         self._probe: Probe | None = None
         self._failures = 0
         self._grace_ends = time.monotonic() + max(check.start_period, check.interval)
-        self._early = Pause(min(check.start_interval, check.interval), first=_FIRST_PAUSE)
+        longest = min(check.start_interval, check.interval)
+        self._early = Pause(longest, first=min(longest, _FIRST_PAUSE))
         self._began = 0.0
         self._began_at = datetime.datetime.now(datetime.timezone.utc)
         self._killed = False
