@@ -24,7 +24,7 @@ _OURS = "pycontainer"
 _CHANGED_FILES = 100
 _CHANGED_BYTES = 1_000_000  # each
 _REFERENCE = "bench/changed:latest"
-_LIST = "Container.list() of 500"
+_LIST = "Container.list() of half of them"
 _THREADS = 4
 _TIMES = 5
 _MISSING = Result(unavailable="not measured")
@@ -100,7 +100,7 @@ def measure(context: Context) -> Table:
         headings=("", "median", "p10", "p90", "n", "x docker", "remark"),
         rows=(
             *(
-                row(label, result, [docker if label.startswith("commit") else None], digits=2)
+                row(label, result, [docker if label.startswith("commit,") else None], digits=2)
                 for label, result in results.items()
             ),
             *_crowd_rows(crowd),
@@ -150,7 +150,7 @@ def _commits(context: Context) -> dict[str, Result]:
 
 
 def _commit_by(name: str) -> str:
-    return f"commit of 100 MB, {name}"
+    return f"commit, {name}"
 
 
 def _commit(worker: Worker) -> list[float]:
