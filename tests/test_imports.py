@@ -57,6 +57,7 @@ LAYERS: dict[str, int] = {
     "keeping": 5,
     "minding": 5,
     "logs": 5,
+    "happenings": 5,
     "measuring": 5,
     "processes": 5,
     "attaching": 5,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pycontainer import wait as wait
     from pycontainer._version import __version__ as __version__
+    from pycontainer.attaching import Attachment as Attachment
     from pycontainer.changes import Change as Change
     from pycontainer.completed import Completed as Completed
     from pycontainer.completed import Usage as Usage
@@ -49,8 +50,13 @@ if TYPE_CHECKING:
     from pycontainer.errors import WaitFailed as WaitFailed
     from pycontainer.health import HealthResult as HealthResult
     from pycontainer.healthcheck import Healthcheck as Healthcheck
+    from pycontainer.happenings import Event as Event
+    from pycontainer.happenings import Events as Events
+    from pycontainer.happenings import events as events
     from pycontainer.image import Image as Image
     from pycontainer.image import pull as pull
+    from pycontainer.logs.reading import Logs as Logs
+    from pycontainer.measuring import Stats as Stats
     from pycontainer.mounts import bind as bind
     from pycontainer.mounts import content as content
     from pycontainer.mounts import tmpfs as tmpfs
@@ -61,6 +67,7 @@ if TYPE_CHECKING:
     from pycontainer.oci.platform import Platform as Platform
     from pycontainer.options import Options as Options
     from pycontainer.process import Process as Process
+    from pycontainer.processes import ProcessInfo as ProcessInfo
     from pycontainer.registry import Registry as Registry
     from pycontainer.registry import Repository as Repository
     from pycontainer.runner import create as create
@@ -76,6 +83,7 @@ if TYPE_CHECKING:
     from pycontainer.volume import Volume as Volume
 
 _MODULES = {
+    "Attachment": "attaching",
     "AuthError": "errors",
     "CapabilityUnavailable": "errors",
     "Change": "changes",
@@ -86,6 +94,8 @@ _MODULES = {
     "DEVNULL": "streams",
     "Descriptor": "oci.descriptor",
     "DigestMismatch": "errors",
+    "Event": "happenings",
+    "Events": "happenings",
     "ExitError": "errors",
     "HealthResult": "health",
     "Healthcheck": "healthcheck",
@@ -99,6 +109,7 @@ _MODULES = {
     "InvalidReference": "errors",
     "InvalidState": "errors",
     "LaunchError": "errors",
+    "Logs": "logs.reading",
     "Manifest": "oci.manifest",
     "NameInUse": "errors",
     "NoSpace": "errors",
@@ -110,6 +121,7 @@ _MODULES = {
     "PortInUse": "errors",
     "Problem": "store",
     "Process": "process",
+    "ProcessInfo": "processes",
     "Progress": "transfer.events",
     "PycontainerError": "errors",
     "RateLimited": "errors",
@@ -118,6 +130,7 @@ _MODULES = {
     "Report": "diagnosis",
     "Repository": "registry",
     "STDOUT": "streams",
+    "Stats": "measuring",
     "Store": "store",
     "StoreBusy": "errors",
     "StoreCorrupt": "errors",
@@ -136,6 +149,7 @@ _MODULES = {
     "content": "mounts",
     "create": "runner",
     "doctor": "diagnosis",
+    "events": "happenings",
     "pull": "image",
     "run": "runner",
     "start": "runner",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from pycontainer import execution, inside, known, launch, runner
 from pycontainer.errors import ContainerError, ContainerNotFound, InvalidOption, InvalidState, Timeout
 from pycontainer.execution import Execution, Text
+from pycontainer.happenings import tell, watch
 from pycontainer.lives import LIMITS, Restarts, Run, now
 from pycontainer.logs.choosing import forward_for, log_for
 from pycontainer.logs.journal import Journal
@@ -96,6 +97,7 @@ class Container:
             self._journal.log.remove()
             self._layer.remove()
             raise
+        tell(self, "create")
 
     @staticmethod
     def list(
@@ -253,6 +255,7 @@ class Container:
         restart policy starts it again. Raises `InvalidState` unless it runs."""
         number = parse_signal(signal, option="signal")
         run = self._require_alive("kill")
+        tell(self, "kill", signal=number)
         if number == _SIGKILL:
             self._end_now()
         else:
@@ -266,11 +269,14 @@ class Container:
         self._restarts.end()
         with self._changing:
             run = self._run or run
-            if self._running():
+            ran = self._running()
+            if ran:
                 run.job.signal(self._stop_signal())
                 self._thaw()
         if not run.ended(time.monotonic() + grace):
             self._end_now()
+        if ran:
+            tell(self, "stop")
         return run.completed()
 
     def restart(self, timeout: float | None = None) -> Container:
@@ -280,6 +286,7 @@ class Container:
             if self._run is not None:
                 self.stop(timeout)
             self._start()
+            tell(self, "restart")
         self._wait_until_ready()
         return self
 
@@ -294,6 +301,7 @@ class Container:
             except BaseException:
                 self._thaw()
                 raise
+            tell(self, "pause")
 
     def unpause(self) -> None:
         """Let a paused container go on. Raises `InvalidState` unless it is paused."""
@@ -302,6 +310,7 @@ class Container:
             if self.status != "paused":
                 raise self._not_in("unpause", "paused")
             self._thaw()
+            tell(self, "unpause")
 
     def update(self, **limits: Any) -> None:
         """Give it other limits, now and for its next start: `memory, memory_swap, cpus, cpuset,
@@ -346,6 +355,7 @@ class Container:
             if self._volumes is not None:
                 self._volumes.release()
             known.drop(self)
+        tell(self, "remove")
         self._journal.poke()
 
     @property
@@ -691,6 +701,8 @@ class Container:
         self._paused = False
         run = Run.begin(self.image, self.args, self.options, self._layer, self._journal)
         self._run = run
+        tell(self, "start")
+        watch(self)
         self._restarts.watch(run, self._again, before)
         if self.healthcheck is not None:
             from pycontainer.health import Health
@@ -740,6 +752,7 @@ class Container:
         who = launch.identity(self.image, options.user, here, self._root)
         command = launch.joining_command(args, options, who, target.command.env)
         streams = execution.open_streams(options, stdin, stdout, stderr)
+        tell(self, "exec", args=command.shown)
         try:
             return execution.begin_joining(
                 here,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from pycontainer.errors import PycontainerError
+from pycontainer.happenings import tell
 from pycontainer.minding import minder
 from pycontainer.probing import Probe
 from pycontainer.readiness.condition import Pause
@@ -157,6 +158,7 @@ class Health:
             pause = min(self._early(), self._grace_ends - now)
         self._due = now + pause
         if self.state != before:
+            tell(self._container, "health", health=self.state)
             self._container._journal.poke()
 
 

@@ -14,6 +14,7 @@ import attrs
 
 from pycontainer.blobs.locks import Lock
 from pycontainer.errors import ImageError, ImageNotFound, InvalidImage, InvalidOption, InvalidReference
+from pycontainer.happenings import emit
 from pycontainer.oci._document import MAX_DOCUMENT
 from pycontainer.oci.config import History, ImageConfig, check_changes
 from pycontainer.oci.descriptor import Descriptor
@@ -157,7 +158,11 @@ class Image:
         store = store or Store.default()
         with client_for(reference, auth) as (client, there), reporting(progress) as report:
             made = pull(store, client, reference, repository=there, platform=wanted, report=report)
-        return cls(store, made.entry, made)
+        return cls(store, made.entry, made)._pulled(str(reference))
+
+    def _pulled(self, name: str) -> Image:
+        emit("pull", self.id, name=name)
+        return self
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, store: Store | None = None) -> builtins.list[Image]:
@@ -317,7 +322,7 @@ class Image:
     ) -> Descriptor:
         from pycontainer.transfer.push import push
 
-        return push(
+        pushed = push(
             self._store,
             client,
             self._manifest,
@@ -327,6 +332,8 @@ class Image:
             compression=compression,
             report=report,
         )
+        emit("push", self.id, name=repository, tags=tuple(tags), digest=str(pushed.digest))
+        return pushed
 
     def save(
         self,

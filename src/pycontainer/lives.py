@@ -48,6 +48,8 @@ class Run:
         """Where in the container's log its own output begins."""
         self.successor: Run | None = None
         """What its restart policy has started after it."""
+        self.end_is_told = False
+        """Whether those who listen to events are told of its end."""
         self._watch = Watch(execution)
         self._finished_at: datetime.datetime | None = None
 
@@ -131,6 +133,10 @@ class Run:
                 ago = time.monotonic() - self.job.final.exited
                 self._finished_at -= datetime.timedelta(seconds=max(0.0, ago))
         return self._finished_at
+
+    def result(self) -> Completed | None:
+        """The result, after the end, without what was written; None where the supervisor died before."""
+        return None if self.job.lost else self.execution.completed(execution.BYTES)
 
     def completed(self, *, timed_out: bool = False) -> Completed:
         """The result, after the end; with the last megabyte of each stream."""

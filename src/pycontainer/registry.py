@@ -138,7 +138,7 @@ class Repository:
         wanted = wanted_platform(platform)
         with reporting(progress) as report:
             made = pull(store, self._client, self._parsed(reference), platform=wanted, report=report)
-        return Image(store, made.entry, made)
+        return Image(store, made.entry, made)._pulled(str(self._parsed(reference)))
 
     def push(
         self,

@@ -1,0 +1,218 @@
+"""`events()`: what happens to the containers and images of this process, told while it does."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import attrs
+
+from pycontainer import known
+from pycontainer.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pycontainer.container import Container
+    from pycontainer.lives import Run
+
+EventType = Literal[
+    "create",
+    "start",
+    "die",
+    "oom",
+    "stop",
+    "kill",
+    "pause",
+    "unpause",
+    "restart",
+    "remove",
+    "exec",
+    "health",
+    "pull",
+    "push",
+]
+
+_MOST = 10_000
+_SLICE_SECONDS = 0.05
+
+
+def _frozen(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(dict(attributes))
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """One thing that happened. `attributes` holds what belongs to its type: `exit_code` and `cause` of
+    "die", `signal` of "kill", `args` of "exec", `health` of "health", `repository` and `digest` of "push"."""
+
+    time: datetime.datetime
+    type: EventType
+    id: str
+    """The container's, or the image's."""
+    name: str | None = None
+    """The container's, if it has one; the reference of what was pulled or pushed."""
+    image: str | None = None
+    """The id of the container's image."""
+    attributes: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen)
+
+
+class Events:
+    """An iterator over what happens from the call of `events` on, until `close`. Any thread may close it.
+
+    At most 10,000 events wait to be taken; what is more than that is left out, and counted in `lost`.
+    """
+
+    def __init__(self, types: frozenset[str]) -> None:
+        self._types = types
+        self._waiting: deque[Event] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self.lost = 0
+        """How many events came that nobody took in time."""
+        with _lock:
+            _listening.append(self)
+        for container in known.everyone():
+            watch(container)
+
+    def get(self, timeout: float | None = None) -> Event | None:
+        """The next one; None when it is closed, or when none comes within `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        main = threading.current_thread() is threading.main_thread()
+        with self._changed:
+            while not self._waiting:
+                left = None if deadline is None else deadline - time.monotonic()
+                if self._closed or (left is not None and left <= 0):
+                    return None
+                # In the main thread in slices, for the reason that `_sys.poll` has them.
+                if main:
+                    left = _SLICE_SECONDS if left is None else min(left, _SLICE_SECONDS)
+                self._changed.wait(left)
+            return self._waiting.popleft()
+
+    def close(self) -> None:
+        """No more events; twice does no harm."""
+        with _lock:
+            if self in _listening:
+                _listening.remove(self)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __iter__(self) -> Events:
+        return self
+
+    def __next__(self) -> Event:
+        event = self.get()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Events {'closed' if self._closed else f'{len(self._waiting)} waiting'}>"
+
+    def _put(self, event: Event) -> None:
+        if event.type not in self._types:
+            return
+        with self._changed:
+            if len(self._waiting) >= _MOST:
+                self.lost += 1
+            else:
+                self._waiting.append(event)
+                self._changed.notify()
+
+
+_lock = threading.Lock()
+_listening: list[Events] = []
+
+
+def events(types: EventType | Iterable[EventType] | None = None) -> Events:
+    """What happens in this process from now on: all of it, or the types named (`EventType`).
+
+    Raises `InvalidOption` for a type that there is not.
+    """
+    known_types = frozenset(get_args(EventType))
+    wanted = known_types if types is None else frozenset([types] if isinstance(types, str) else types)
+    if unknown := wanted - known_types:
+        shown = ", ".join(map(repr, sorted(map(str, unknown))))
+        raise InvalidOption(f"types: there is no {shown}, only {', '.join(sorted(known_types))}")
+    return Events(wanted)
+
+
+def emit(
+    type: EventType,
+    id: str,
+    *,
+    name: str | None = None,
+    image: str | None = None,
+    time: datetime.datetime | None = None,
+    **attributes: Any,
+) -> None:
+    """Tells everybody who listens; costs nothing where nobody does."""
+    if not _listening:
+        return
+    now = time or datetime.datetime.now(datetime.timezone.utc)
+    event = Event(time=now, type=type, id=id, name=name, image=image, attributes=attributes)
+    with _lock:
+        listening = list(_listening)
+    for one in listening:
+        one._put(event)
+
+
+def tell(container: Container, type: EventType, **attributes: Any) -> None:
+    """`emit` for a container."""
+    if _listening:
+        emit(type, container.id, name=container.name, image=container.image.id, **attributes)
+
+
+def watch(container: Container) -> None:
+    """Has the end of the program that runs in it told, without anybody waiting for it."""
+    run = container._run
+    if not _listening or run is None:
+        return
+    with _lock:
+        if run.end_is_told or run.job.final is not None or run.job.lost:
+            return
+        run.end_is_told = True
+    # Told by whoever finds it out, before what that one does next; and somebody has to look.
+    run.job.on_end(lambda: _tell_end(container, run))
+    container._journal.mind(run.job)
+
+
+def _tell_end(container: Container, run: Run) -> None:
+    if not _listening:
+        return
+    result = run.result()
+    if result is None:
+        # The supervisor died, which nobody else can tell the reason of.
+        return tell(container, "die", time=run.finished_at, exit_code=None, cause=None)
+    if result.cause == "oom":
+        tell(container, "oom", time=run.finished_at)
+    tell(container, "die", time=run.finished_at, exit_code=result.returncode, cause=result.cause)
+
+
+def _after_fork_in_child() -> None:
+    """They are the parent's."""
+    global _lock
+    _lock = threading.Lock()
+    _listening.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
