@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from pycontainer.errors import UnsafeLayer as UnsafeLayer
     from pycontainer.errors import UnsupportedPlatform as UnsupportedPlatform
     from pycontainer.errors import WaitFailed as WaitFailed
-    from pycontainer.health import HealthResult as HealthResult
-    from pycontainer.healthcheck import Healthcheck as Healthcheck
     from pycontainer.happenings import Event as Event
     from pycontainer.happenings import Events as Events
     from pycontainer.happenings import events as events
+    from pycontainer.health import HealthResult as HealthResult
+    from pycontainer.healthcheck import Healthcheck as Healthcheck
     from pycontainer.image import Image as Image
     from pycontainer.image import pull as pull
     from pycontainer.logs.reading import Logs as Logs
