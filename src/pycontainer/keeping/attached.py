@@ -32,19 +32,23 @@ from pycontainer.keeping.kept import KILLED, of_image, to_image
 from pycontainer.keeping.links import Links, NoKeeper
 from pycontainer.keeping.proxy import Proxied
 from pycontainer.keeping.record import Record
+from pycontainer.keeping.written import WatchedJournal
 from pycontainer.lives import LIMITS, now
 from pycontainer.options import Options
+from pycontainer.output import Output
 from pycontainer.store import HostRoot, LayeredRoot, Store
 from pycontainer.store.persistent import HELD, Persistent, discard
 from pycontainer.supervisor import files
 from pycontainer.units import parse_duration, parse_signal
 
 if TYPE_CHECKING:
+    from pycontainer.attaching import Attachment
     from pycontainer.changes import Change
     from pycontainer.execution import Execution
     from pycontainer.health import HealthResult, State
     from pycontainer.image import Image
     from pycontainer.lives import Run
+    from pycontainer.measuring import Stats
     from pycontainer.supervisor.served import Served
     from pycontainer.templates import Preparing, Template
     from pycontainer.wait import Strategy
@@ -77,6 +81,7 @@ class Attached(Container):
         self._image = image
         self._links = Links(self._path)
         self._joints = Joints(self._links)
+        self._journal: WatchedJournal = WatchedJournal(self._path, self._more_to_come, self._watch)
         self._files: Proxied | None = None
         self._network: Proxied | None = None
         self._removed = False
@@ -87,6 +92,8 @@ class Attached(Container):
     def make(cls, image: Image, args: Any, options: Options, store: Store | None) -> Attached:
         """A new container, with a keeper of its own. Raises InvalidOption for what cannot be written down,
         NameInUse, CapabilityUnavailable, StoreError, and what `Container` raises."""
+        if options.log == "memory":
+            options = Options.merge(options, {"log": "file"})
         root = image.rootfs()
         store = root.store if isinstance(root, LayeredRoot) else store or Store.default()
         record = Record(
@@ -272,6 +279,13 @@ class Attached(Container):
         except (ContainerNotFound, NoKeeper):
             return
 
+    def attach(self) -> Attachment:
+        from pycontainer.attaching import Attachment
+
+        if not self._more_to_come():
+            raise self._not_in("attach", "created or running")
+        return Attachment(self.options.tty, self._journal, self._output)
+
     def resize(self, rows: int, columns: int) -> None:
         self._of_running("resize", rows=rows, columns=columns)
 
@@ -360,9 +374,9 @@ class Attached(Container):
         if record.started_at is None:
             raise self._not_now(verb, record)
         if record.ended is not None and record.ended.code is not None:
-            return record.ended.completed(self.args)
+            return record.ended.completed(self.args, self._path)
         if verb == "stop":
-            return KILLED.completed(self.args)
+            return KILLED.completed(self.args, self._path)
         raise SupervisorError(f"{verb}: {self._shown()} ended with its keeper, which died")
 
     def _kill_now(self) -> None:
@@ -401,6 +415,42 @@ class Attached(Container):
                     raise StoreBusy(f"{self._shown()}: what its keeper left does not end") from None
             time.sleep(_RETRY_SECONDS)
         return held
+
+    def _stats_if_running(self) -> Stats | None:
+        try:
+            return self._measured(self._require_alive("stats"))
+        except (InvalidState, ContainerNotFound):
+            return None
+
+    def _more_to_come(self) -> bool:
+        try:
+            return bool(self._ask("more")[0]["more"])
+        except NoKeeper as gone:
+            return gone.record.status == "created"
+        except (ContainerNotFound, SupervisorError):
+            return False
+
+    def _watch(self) -> socket.socket | None:
+        """A connection on which the keeper tells of news. One that was not started yet may get a keeper
+        that nobody would hear of, so it gets one now."""
+        try:
+            self._ask("more", revive=self._record().status == "created")
+            link = self._links.fresh()
+        except (ContainerNotFound, NoKeeper):
+            return None
+        control.send(link, {"protocol": control.PROTOCOL, "verb": "watch"})
+        return link
+
+    def _output(self) -> Output | None:
+        return _Streams(self) if self.status in ("running", "paused") else None
+
+    def terminal(self) -> int | None:
+        """A descriptor of its terminal, the caller's; None without one, and when it does not run."""
+        try:
+            _, fds = self._ask("terminal")
+        except NoKeeper:
+            return None
+        return fds[0] if fds else None
 
     def _check_process(self) -> None:
         """It belongs to no process."""
@@ -461,10 +511,28 @@ class Attached(Container):
         self._changing = threading.RLock()
         self._links.forget()
         self._joints.forget()
+        self._journal.forget()
         for one in (self._files, self._network):
             if one is not None:
                 one.forget()
         self._files = self._network = None
+
+
+class _Streams(Output):
+    """Its program's, as far as an attachment needs them."""
+
+    def __init__(self, container: Attached) -> None:
+        self._container = container
+
+    @property
+    def stdin(self) -> BinaryIO | None:  # type: ignore[override]
+        return self._container.stdin
+
+    def terminal(self) -> int | None:
+        return self._container.terminal()
+
+    def resize(self, rows: int, columns: int) -> None:
+        self._container.resize(rows, columns)
 
 
 class _Input(io.FileIO):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pycontainer import _sys
+from pycontainer._sys import Record
 from pycontainer.errors import InvalidState, SupervisorError
 from pycontainer.execution import Execution
 from pycontainer.keeping import control, plain
@@ -20,7 +21,7 @@ from pycontainer.launch import Command
 from pycontainer.lives import Run
 from pycontainer.session import Session
 from pycontainer.streams import Streams
-from pycontainer.supervisor.client import Job, Supervisor
+from pycontainer.supervisor.client import RECORD, Job, Supervisor
 
 if TYPE_CHECKING:
     from pycontainer.keeping.links import Links
@@ -157,9 +158,15 @@ class Joints:
         )
 
 
+def _started(pid: int) -> Record:
+    """A record that says so of the container's first process."""
+    return Record(RECORD["STARTED"], 0, -1, 0, pid, 0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0, "", ())
+
+
 def _joined(answer: dict[str, Any], supervisor: _Supervisor, here: _Session) -> _Joined:
     job = Job(supervisor, answer["target"])
     job.keep()
+    job.started = _started(answer["pid"])
     begun = Execution(
         job,
         Streams(tty=False),

@@ -41,6 +41,38 @@ _LAST_ANSWERS_SECONDS = 2.0
 Answer = tuple[dict[str, Any], list[int]]
 
 
+class _Bell:
+    """Rung from any thread; waited for by one that also looks whether its asker is still there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def ring(self) -> None:
+        with self._lock:
+            # Who rings may have been told to before we left.
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
+
+    def wait(self, connection: socket.socket) -> bool:
+        """Until it is rung; False when the other end hung up, or has something else to say."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        poll.register(connection, select.POLLIN)
+        if any(fd != self._fd for fd, _ in poll.poll()):
+            return False
+        os.eventfd_read(self._fd)
+        return True
+
+    def __enter__(self) -> _Bell:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
 class Keeper:
     """Answers requests about one container, each connection in a thread of its own."""
 
@@ -52,7 +84,7 @@ class Keeper:
         self._held = Lock(held, os.path.join(self._path, HELD), shared=False)
         self._leave = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._changed = threading.Condition()
-        self._bells: set[int] = set()
+        self._bells: set[_Bell] = set()
         self._busy = 0
         self._connections = 0
         self._leases: dict[socket.socket, set[int]] = {}
@@ -72,6 +104,9 @@ class Keeper:
             "resize": self._resize,
             "stdin": self._stdin,
             "close_stdin": self._close_stdin,
+            "more": self._more,
+            "watch": self._watch,
+            "terminal": self._terminal,
             "wait": self._wait,
             "wait_until": self._wait_until,
             "health_log": self._health_log,
@@ -150,6 +185,8 @@ class Keeper:
             return verb(connection, request)
         except PycontainerError as error:
             return {"error": control.of_error(error)}, []
+        except ConnectionError:
+            raise
         except OSError as error:
             failure = LaunchError("in the keeper", errno=error.errno, path=error.filename)
             return {"error": control.of_error(failure)}, []
@@ -160,7 +197,7 @@ class Keeper:
         """Has those look again who wait for the end."""
         with self._changed:
             for bell in self._bells:
-                os.eventfd_write(bell, 1)
+                bell.ring()
 
     def _end(self, *, stop: bool = False) -> None:
         self._stopping = self._stopping or stop
@@ -242,26 +279,39 @@ class Keeper:
             stdin.close()
         return {}, []
 
+    def _more(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        return {"more": self.container.more_to_come()}, []
+
+    def _terminal(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        fd = self.container.terminal()
+        return {}, [] if fd is None else [fd]
+
+    def _watch(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        """A message whenever there is news, until the other end hangs up."""
+        with _Bell() as bell:
+            self.container.listen(bell.ring)
+            try:
+                while bell.wait(connection):
+                    control.send(connection, {})
+            finally:
+                self.container.leave(bell.ring)
+        raise ConnectionResetError
+
     def _wait(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
         """Answered at the end; one whose asker is gone is given up."""
         container = self.container
         if not container.was_started:
             raise InvalidState("wait: the container is created, not started")
-        bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
+        with _Bell() as bell:
             with self._changed:
                 self._bells.add(bell)
-            poll = select.poll()
-            poll.register(bell, select.POLLIN)
-            poll.register(connection, select.POLLIN)
-            while not container.has_ended():
-                if any(fd != bell for fd, _ in _sys.poll(poll, None)):
-                    raise InvalidState("wait: given up")
-                os.eventfd_read(bell)
-        finally:
-            with self._changed:
-                self._bells.discard(bell)
-            os.close(bell)
+            try:
+                while not container.has_ended():
+                    if not bell.wait(connection):
+                        raise ConnectionResetError
+            finally:
+                with self._changed:
+                    self._bells.discard(bell)
         return self._result(container.result())
 
     def _wait_until(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
@@ -313,7 +363,9 @@ class Keeper:
         lease.add(number)
         answer: dict[str, Any] = {"target": begun.job.id, "number": number}
         if request["target"] != begun.job.id:
+            started = begun.job.started
             answer |= {
+                "pid": 0 if started is None else started.pid,
                 "env": dict(begun.command.env),
                 "cgroup": plain.of_value(begun.cgroup),
                 "own_network": run.own_network,

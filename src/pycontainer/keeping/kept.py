@@ -18,11 +18,14 @@ from pycontainer.image import Image
 from pycontainer.keeping import plain
 from pycontainer.keeping import record as records
 from pycontainer.keeping.record import Ended, Record
+from pycontainer.keeping.written import DIRECTORY
 from pycontainer.lives import Restarts
+from pycontainer.logs.files import FileLog
 from pycontainer.minding import minder
 from pycontainer.oci import media_types
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
+from pycontainer.options import Options
 from pycontainer.store import ContainerDir, HostRoot, LayeredRoot, Store
 from pycontainer.store.catalog import Entry
 from pycontainer.store.claims import Containers
@@ -117,7 +120,11 @@ class Kept(Container):
             layer.id = base.id
         else:
             layer = KeptLayer(root, base.id, path, held)
-        super().__init__(image, base.args, base.read_options(), layer)
+        options = base.read_options()
+        super().__init__(image, base.args, Options.merge(options, {"log": "memory"}), layer)
+        self.options = options
+        # Where it is found without a keeper, too.
+        self._journal.log = FileLog(os.path.join(path, DIRECTORY))
         self.created_at = records.known_time(base.created_at)
         self._restarts = Restarts(self.options.restart, self._decided)
         self.changed()
@@ -172,7 +179,7 @@ class Kept(Container):
             ended = unseen
         if ended is None:
             raise SupervisorError("waiting for the container, whose keeper died")
-        return ended.completed(self.args)
+        return ended.completed(self.args, self._path)
 
     def joinable(self, *, paused: bool) -> Run:
         """Its running program; one that is paused only where that is asked for. Raises InvalidState."""
@@ -181,6 +188,24 @@ class Kept(Container):
     def served(self) -> Served:
         """What serves its files. Raises InvalidState and LaunchError."""
         return self._served()
+
+    def more_to_come(self) -> bool:
+        """Whether it may write more."""
+        if self._run is None:
+            return self._base.started_at is None
+        return self._more_to_come()
+
+    def listen(self, call: Callable[[], None]) -> None:
+        """Has `call` called when it has written something, or when nothing more comes."""
+        self._journal.listen(call)
+
+    def leave(self, call: Callable[[], None]) -> None:
+        """The opposite of `listen`."""
+        self._journal.leave(call)
+
+    def terminal(self) -> int | None:
+        """A descriptor of its terminal, the caller's; None without one."""
+        return None if self._run is None else self._run.output.terminal()
 
     def serving(self) -> Served:
         """What serves its network, too, while it runs. Raises InvalidState and LaunchError."""

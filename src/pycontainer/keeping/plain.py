@@ -49,6 +49,8 @@ def check(options: Options) -> None:
     """Raises InvalidOption for what belongs to this process and cannot outlive it."""
     if options.stdin not in (None, DEVNULL, PIPE):
         raise refuse("stdin", options.stdin, f"must be PIPE, DEVNULL or None: {_REMEDY}")
+    if options.log not in ("memory", "file"):
+        raise refuse("log", options.log, f'must be "file": {_REMEDY}')
     if options.pass_fds:
         raise refuse("pass_fds", options.pass_fds, f"must be empty: {_REMEDY}")
 

@@ -14,6 +14,7 @@ from pycontainer.blobs.failures import store_errors
 from pycontainer.completed import Completed, Usage
 from pycontainer.errors import ContainerNotFound, StoreError
 from pycontainer.keeping import plain
+from pycontainer.keeping.written import tails
 from pycontainer.store.persistent import STATE, read_state
 
 if TYPE_CHECKING:
@@ -31,10 +32,11 @@ class Ended:
     cause: str = "exited"
     usage: Usage = attrs.field(factory=lambda: Usage(0.0, 0.0, 0.0))
 
-    def completed(self, args: Any) -> Completed:
-        """The result, without what was written."""
+    def completed(self, args: Any, path: str) -> Completed:
+        """The result, with the last megabyte of what was written there. Raises StoreError."""
         assert self.code is not None
-        return Completed(args, self.code, cause=self.cause, usage=self.usage)  # type: ignore[arg-type]
+        out, err = tails(path)
+        return Completed(args, self.code, out, err, cause=self.cause, usage=self.usage)  # type: ignore[arg-type]
 
 
 @attrs.frozen
