@@ -196,6 +196,7 @@ class Restarts:
 
     def begin(self) -> None:
         """Somebody starts the container."""
+        self._forget_timer()
         self.wanted = self._policy is not None
         self.count = 0
 
@@ -203,11 +204,15 @@ class Restarts:
         """Somebody stops it: it is not to be started again."""
         with self._changed:
             self.wanted = False
-            cancel, self._cancel = self._cancel, None
             self._changed.notify_all()
+        self._forget_timer()
+        self._told()
+
+    def _forget_timer(self) -> None:
+        with self._changed:
+            cancel, self._cancel = self._cancel, None
         if cancel is not None:
             cancel()
-        self._told()
 
     def pending(self, run: Run) -> bool:
         """Whether another one comes after `run`, which has ended."""

@@ -40,7 +40,9 @@ class Minder:
 
         def ended() -> None:
             with self._lock:
-                self._jobs.pop(channel, None)
+                # Its number may be another job's channel by now.
+                if self._jobs.get(channel) is job:
+                    del self._jobs[channel]
                 self._due.append(call)
                 self._run_thread()
 
