@@ -196,9 +196,12 @@ class Restarts:
 
     def begin(self) -> None:
         """Somebody starts the container."""
+        with self._changed:
+            # The end of the one before may only be noticed now.
+            self._latest = None
+            self.wanted = self._policy is not None
+            self.count = 0
         self._forget_timer()
-        self.wanted = self._policy is not None
-        self.count = 0
 
     def end(self) -> None:
         """Somebody stops it: it is not to be started again."""
