@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 
 from pycontainer.errors import InvalidImage
-from pycontainer.supervisor.plan import CREATE, NO_SYMLINKS, OPTIONAL, RECURSIVE, Ops
+from pycontainer.supervisor.plan import CREATE, IGNORE, NO_SYMLINKS, OPTIONAL, RECURSIVE, Ops
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -273,7 +273,8 @@ def _assembled_root(
 ) -> None:
     for name, kind, mode in parts:
         if kind.startswith("link:"):
-            ops.make_link(f"root/{name}", kind.removeprefix("link:"))
+            # It is there from the start before, or is what a program made of it.
+            ops.make_link(f"root/{name}", kind.removeprefix("link:"), how=IGNORE)
             continue
         ops.make_dir(f"root/{name}", mode if kind == "fresh" else 0o755)
         if kind == "overlay":

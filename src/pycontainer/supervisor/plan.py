@@ -277,8 +277,8 @@ class Ops:
             n2=uid << 32 | gid,
         )
 
-    def make_link(self, path: str, points_at: str) -> None:
-        self.add(OP["MAKE_LINK"], s1=self.data.text(path), s2=self.data.text(points_at))
+    def make_link(self, path: str, points_at: str, *, how: int = 0) -> None:
+        self.add(OP["MAKE_LINK"], how, s1=self.data.text(path), s2=self.data.text(points_at))
 
     def make_node(self, path: str, mode: int, device: int) -> None:
         self.add(OP["MAKE_NODE"], s1=self.data.text(path), n1=mode, n2=device)
