@@ -26,7 +26,7 @@ import attrs
 
 from pycontainer.errors import ContainerError, InvalidOption, LaunchError
 from pycontainer.files.pure import PureContainerPath
-from pycontainer.files.serving import account_file, working_directory
+from pycontainer.files.serving import TRIES, account_file, working_directory
 from pycontainer.files.sides import ContainerSide, HostSide, Looks, Side
 from pycontainer.files.trail import Trail
 from pycontainer.files.tree import Copying, explained
@@ -111,9 +111,9 @@ def _copy(
     target: _Given,
     begin: Callable[[Served], tuple[Side, Side, Callable[[os.stat_result], Looks]]],
 ) -> None:
-    """Once more where the agent went meanwhile, to the same goal."""
+    """Again where the agent went meanwhile, to the same goal."""
     goal: _Goal | None = None
-    for attempt in range(2):
+    for attempt in range(TRIES):
         served = container._served()
         try:
             source_side, target_side, dress = begin(served)
@@ -122,7 +122,7 @@ def _copy(
             _transfer(Copying(source_side, target_side, dress), source_side, target_side, origin, goal)
             return
         except LaunchError:
-            if attempt or not served.ended:
+            if attempt == TRIES - 1 or not served.ended:
                 raise
         except (ContainerError, OSError) as error:
             why = error if isinstance(error, ContainerError) else f"{error.filename!r}: {error.strerror}"

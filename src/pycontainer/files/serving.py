@@ -16,20 +16,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TRIES = 4
+"""Agents that may go away under one call."""
+
 
 def serving(container: Container, call: Callable[[Served], T]) -> T:
     """What `call` makes of the container's agent, as the container is now.
 
-    A start or an end in the middle of it takes the agent away: then `call` is made once more, with the
-    next one. Raises what it raises, and InvalidState for a container without files.
+    A start or an end in the middle of it takes the agent away: then `call` is made again, with the next
+    one. Raises what it raises, and InvalidState for a container without files.
     """
-    served = container._served()
-    try:
-        return call(served)
-    except LaunchError:
-        if not served.ended:
-            raise
-    return call(container._served())
+    for attempt in range(TRIES):
+        served = container._served()
+        try:
+            return call(served)
+        except LaunchError:
+            if attempt == TRIES - 1 or not served.ended:
+                raise
+    raise AssertionError("unreachable")
 
 
 def umask(container: Container) -> int:

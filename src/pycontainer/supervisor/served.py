@@ -127,18 +127,21 @@ class Served:
 
         What another thread has asked is answered before, unless that takes long.
         """
+        job = getattr(self, "_job", None)
         if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
             with contextlib.suppress(OSError):  # it was closed, or nobody is there any more
                 self._socket.shutdown(socket.SHUT_RDWR)
+            if job is not None:
+                job.end()
             self._lock.acquire()
         try:
             self._socket.close()
+            # One thread alone may wait for a job: whoever asks does so with the lock, too.
+            if job is not None and job.final is None and not job.lost:
+                job.end()
+                job.wait()
         finally:
             self._lock.release()
-        job = getattr(self, "_job", None)
-        if job is not None and job.final is None and not job.lost:
-            job.end()
-            job.wait()
 
     def open(self, path: str, flags: int, mode: int = 0o666, *, at: int = -1) -> int:
         """A descriptor of a regular file or directory (open(2)); others give ENXIO. No umask is applied."""
