@@ -10,7 +10,7 @@ import pytest
 
 import pycontainer as pc
 import shell_root
-from containers import PYTHON, as_root, nothing_left
+from containers import as_root, nothing_left
 from docker_daemon import Docker
 
 
@@ -162,7 +162,7 @@ def test_stopped_paused_and_sealed(image: pc.Image) -> None:
 def test_on_the_host_image() -> None:
     with pc.start("host", ["sleep", "1000"], mounts=[pc.tmpfs("/opt/for/mount")]) as container:
         assert changes(container) == {}
-        found = after(container, "mkdir /opt/own; echo > /opt/own/x; rm /etc/passwd; echo > /etc/group")
+        found = after(container, "mkdir /opt/own; echo > /opt/own/x; rm /etc/passwd /etc/group; echo > /etc/group")
         expected = {
             "/opt": "modified",
             "/opt/own": "added",
@@ -177,6 +177,28 @@ def test_on_the_host_image() -> None:
         with container.seal() as template, template.fork() as fork:
             assert changes(fork) == {}
             assert after(fork, "rm -r /opt/own") == {"/opt": "modified", "/opt/own": "deleted"}
+
+
+def test_at_the_top_of_the_host_image() -> None:
+    with pc.start("host", ["sleep", "1000"]) as container:
+        found = after(
+            container, "mkdir /of-its-own; echo > /of-its-own/x; echo > /alone; ls /bin /usr > /dev/null"
+        )
+        assert found == {"/of-its-own": "added", "/of-its-own/x": "added", "/alone": "added"}
+        with container.seal(0) as first, first.fork() as middle:
+            assert after(middle, "cat /alone; rm /alone; echo > /of-its-own/y") == {
+                "/alone": "deleted",
+                "/of-its-own": "modified",
+                "/of-its-own/y": "added",
+            }
+            middle.restart(0)
+            with middle.seal(0) as second, second.fork() as last:
+                assert after(
+                    last, "test ! -e /alone; rm /of-its-own/x; rmdir /opt/not-there 2> /dev/null || true"
+                ) == {
+                    "/of-its-own": "modified",
+                    "/of-its-own/x": "deleted",
+                }
 
 
 def test_a_created_one_on_the_host_image() -> None:
@@ -228,9 +250,9 @@ def test_docker_says_the_same(image: pc.Image, docker: Docker, tmp_path: Path) -
     assert ours == theirs
 
 
-def test_a_path_that_no_layer_can_hold_is_an_error_that_says_so() -> None:
-    dig = "import os; os.chdir('/opt'); [(os.mkdir('d' * 200), os.chdir('d' * 200)) for _ in range(25)]"
-    with pc.start("host", ["sleep", "1000"]) as container:
-        container.exec([*PYTHON, dig], check=True)
-        with pytest.raises(pc.ImageError, match="longer"):
-            container.diff()
+def test_a_path_that_no_layer_can_hold_is_an_error_that_says_so(container: pc.Container) -> None:
+    deep = "/".join(["d" * 200] * 12)
+    script = f"cd /tmp; mkdir -p one/{deep} two/{deep}; mv one two/{deep}/"
+    container.exec(["sh", "-ec", script], check=True)
+    with pytest.raises(pc.ImageError, match="longer"):
+        container.diff()

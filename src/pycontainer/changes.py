@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -65,7 +64,7 @@ def on_disk(upper: str, lower: Sequence[str]) -> Changes:
         ops.propagation(MS_PRIVATE)
         overlay.merged(ops, lower, userxattr=client.default().rootless)
 
-    return _sorted_out(changes.of_upper(upper, mounts))
+    return _sorted_out([*changes.of_upper(upper, mounts)])
 
 
 def _in_memory(layer: MemoryLayer) -> Changes:
@@ -82,13 +81,21 @@ def _in_memory(layer: MemoryLayer) -> Changes:
         ops.unshare(CLONE_NEWNS)
         overlay.merged_host(ops, view, base, layer.place.below, userxattr=supervisor.rootless)
 
-    parts = [name for name, kind, _ in view.parts or () if kind == "overlay"]
-    return _sorted_out(changes.of_upper(f"{base}/upper", mounts, [layer.namespace]), parts)
+    def top(ops: Ops) -> None:
+        ops.join_fd(1, CLONE_NEWNS)
+        ops.unshare(CLONE_NEWNS)
+        overlay.merged_top(ops, base, layer.place.below, userxattr=supervisor.rootless)
+
+    found = [*changes.of_upper(f"{base}/upper", mounts, [layer.namespace])]
+    if view.parts is None:
+        return _sorted_out(found)
+    found += changes.of_upper(overlay.top_of(base, layer.place.below), top, [layer.namespace])
+    return _sorted_out(found, overlay.made_at_top(view))
 
 
-def _sorted_out(found: Iterable[tuple[Finding, str]], parts: Sequence[str] = ()) -> Changes:
-    """Tells changes from what the runtime made. `parts` are top-level directories that it made for
-    overlays of their own, and that look as they did."""
+def _sorted_out(found: Sequence[tuple[Finding, str]], parts: Sequence[str] = ()) -> Changes:
+    """Tells changes from what the runtime made. `parts` are the names at the top that it made itself:
+    with overlays of their own, or links."""
     kept: list[Change] = []
     set_up: list[str] = []
     inside: set[str] = set()
@@ -98,7 +105,7 @@ def _sorted_out(found: Iterable[tuple[Finding, str]], parts: Sequence[str] = ())
     furnished: set[str] = set()
     """Directories into which the runtime put something."""
     # What is in a directory before it.
-    for finding, path in reversed(list(found)):
+    for finding, path in reversed(found):
         parent = posixpath.dirname(path)
         if (finding == "T" and path in furnished) or path in parts:
             finding = "="

@@ -164,6 +164,35 @@ def merged_host(ops: Ops, view: HostView, place: str, below: Sequence[str], *, u
     ops.root(root_at(place))
 
 
+def merged_top(ops: Ops, place: str, below: Sequence[str], *, userxattr: bool) -> None:
+    """The same for what is at the top of a root that is assembled from its directories, in `top_of`."""
+    if not below:
+        ops.root(empty_at(place))
+        return
+    ops.root(place)
+    _merged(ops, "root", _tops(below), place, userxattr=userxattr)
+    ops.root(root_at(place))
+
+
+def top_of(place: str, below: Sequence[str]) -> str:
+    """Where a layer with the base `place` has what was written at the top of an assembled root."""
+    return f"{place}/{_TOP}" if below else root_at(place)
+
+
+def made_at_top(view: HostView) -> list[str]:
+    """The names at the top of an assembled root that are there from the start."""
+    return [*_FRESH, *(name for name, _, _ in view.parts or ())]
+
+
+def _tops(below: Sequence[str]) -> list[str]:
+    return [top_of(base, below[number + 1 :]) for number, base in enumerate(below)]
+
+
+_TOP = "top"
+_TOP_WORK = "proc"
+"""Beside those of the parts, none of which is called so."""
+
+
 def _merged(ops: Ops, target: str, lower: Sequence[str], base: str, *, userxattr: bool) -> None:
     # Without a writable layer the kernel wants two, and a single one holds whiteouts, too.
     two = lower if len(lower) > 1 else [*lower, empty_at(base)]
@@ -271,6 +300,12 @@ def _assembled_root(
     flags: int,
     userxattr: bool,
 ) -> None:
+    if below:
+        # What was written at the top is in the sealed ones' own directories: the first one's is plain.
+        for name in (_TOP, f"work/{_TOP_WORK}"):
+            ops.make_dir(name)
+        upper, work = f"{base}/{_TOP}", f"{base}/work/{_TOP_WORK}"
+        writable_layers(ops, "root", _tops(below), upper, work, flags=flags, userxattr=userxattr)
     for name, kind, mode in parts:
         if kind.startswith("link:"):
             # It is there from the start before, or is what a program made of it.
@@ -282,8 +317,8 @@ def _assembled_root(
             ops.make_dir(f"upper/{name}", mode)
             ops.make_dir(f"work/{name}")
             lower = [*(f"{sealed}/upper/{name}" for sealed in below), f"/{name}"]
-            data = _options(lower, f"{base}/upper/{name}", f"{base}/work/{name}", userxattr=userxattr)
-            ops.mount(f"root/{name}", "overlay", flags, data)
+            upper, work = f"{base}/upper/{name}", f"{base}/work/{name}"
+            writable_layers(ops, f"root/{name}", lower, upper, work, flags=flags, userxattr=userxattr)
     # pivot_root(2) wants a mount of its own.
     ops.open_tree(SPARE_SLOT, root_at(base))
     ops.bind(SPARE_SLOT, "root")
@@ -292,9 +327,7 @@ def _assembled_root(
         ops.make_dir(name)
 
 
-def _options(
-    lower: Sequence[str], upper: str, work: str, *, userxattr: bool, durable: bool = False
-) -> str:
+def _options(lower: Sequence[str], upper: str, work: str, *, userxattr: bool, durable: bool = False) -> str:
     """What names everything in one call, the quickest way where it fits."""
     below = ":".join(_escape(path, ":") for path in lower)
     data = f"lowerdir={below},upperdir={_escape(upper)},workdir={_escape(work)}"
