@@ -76,17 +76,30 @@ class Minder:
 
     def _run_thread(self) -> None:
         """The caller holds the lock."""
-        if self._epoll is None:
-            self._epoll = select.epoll()
-            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._epoll.register(self._wake, select.EPOLLIN)
-            threading.Thread(target=self._run, name="pycontainer-minder", daemon=True).start()
-        else:
+        if self._epoll is not None:
             os.eventfd_write(self._wake, 1)
+            return
+        try:
+            self._epoll = epoll = select.epoll()
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            epoll.register(self._wake, select.EPOLLIN)
+            thread = threading.Thread(target=self._run, args=(epoll,), daemon=True)
+            thread.name = "pycontainer-minder"
+            thread.start()
+        except BaseException:
+            # Ctrl-C, say, which may come after the thread's start, too: that sees then that it has
+            # nothing to do.
+            self._epoll = None
+            if self._wake >= 0:
+                os.close(self._wake)
+                self._wake = -1
+            raise
 
-    def _run(self) -> None:
-        assert self._epoll is not None
-        epoll = self._epoll
+    def _run(self, epoll: select.epoll) -> None:
+        with self._lock:
+            if self._epoll is not epoll:
+                epoll.close()
+                return
         while True:
             for fd, _ in epoll.poll(self._patience()):
                 self._look(fd)

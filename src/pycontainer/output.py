@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pycontainer.streams import Sink, Streams, type_end
@@ -63,7 +64,13 @@ class Taking:
             os.set_blocking(fd, False)
         if journal is not None and journal.forward is not None:
             journal.forward.room = self._go_on
-        _drain.add(self, list(sinks))
+        try:
+            _drain.add(self, list(sinks))
+        except BaseException:
+            for fd in sinks:
+                os.close(fd)
+            self._finished.set()
+            raise
 
     def __contains__(self, fd: int | None) -> bool:
         return fd in self._sinks
@@ -232,17 +239,27 @@ class _Drain:
 
     def add(self, output: Taking, fds: list[int]) -> None:
         with self._lock:
-            if self._epoll is None:
-                self._epoll = select.epoll()
-                thread = threading.Thread(target=self._run, args=(self._epoll,), daemon=True)
-                thread.name = "pycontainer-output"
+            before = self._epoll
+            try:
                 self._register(output, fds)
-                thread.start()
-            else:
-                self._register(output, fds)
+                if before is None:
+                    thread = threading.Thread(target=self._run, args=(self._epoll,), daemon=True)
+                    thread.name = "pycontainer-output"
+                    thread.start()
+            except BaseException:
+                # Ctrl-C, say, which may come after the thread's start, too: that sees then that it has
+                # nothing to do.
+                for fd in fds:
+                    self._outputs.pop(fd, None)
+                    if before is not None:
+                        with suppress(OSError):
+                            before.unregister(fd)
+                self._epoll = before
+                raise
 
     def _register(self, output: Taking, fds: list[int]) -> None:
-        assert self._epoll is not None
+        if self._epoll is None:
+            self._epoll = select.epoll()
         for fd in fds:
             self._outputs[fd] = output
             self._epoll.register(fd, select.EPOLLIN)
@@ -269,6 +286,9 @@ class _Drain:
 
     def _run(self, epoll: select.epoll) -> None:
         with epoll:
+            with self._lock:
+                if self._epoll is not epoll:
+                    return
             while True:
                 for fd, _ in epoll.poll():
                     output = self._outputs[fd]
