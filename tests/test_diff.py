@@ -162,7 +162,8 @@ def test_stopped_paused_and_sealed(image: pc.Image) -> None:
 def test_on_the_host_image() -> None:
     with pc.start("host", ["sleep", "1000"], mounts=[pc.tmpfs("/opt/for/mount")]) as container:
         assert changes(container) == {}
-        found = after(container, "mkdir /opt/own; echo > /opt/own/x; rm /etc/passwd /etc/group; echo > /etc/group")
+        script = "mkdir /opt/own; echo > /opt/own/x; rm /etc/passwd /etc/group; echo > /etc/group"
+        found = after(container, script)
         expected = {
             "/opt": "modified",
             "/opt/own": "added",
