@@ -113,13 +113,15 @@ def _copy(
 ) -> None:
     """Again where the agent went meanwhile, to the same goal."""
     goal: _Goal | None = None
+    temporary = f".{os.urandom(8).hex()}.copy"
     for attempt in range(TRIES):
         served = container._served()
         try:
             source_side, target_side, dress = begin(served)
             origin = _origin(source_side, given)
             goal = goal or _goal(target_side, target, origin)
-            _transfer(Copying(source_side, target_side, dress), source_side, target_side, origin, goal)
+            copying = Copying(source_side, target_side, dress, temporary)
+            _transfer(copying, source_side, target_side, origin, goal)
             return
         except LaunchError:
             if attempt == TRIES - 1 or not served.ended:

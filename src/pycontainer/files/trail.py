@@ -71,15 +71,10 @@ class Trail:
     def _open_again(self) -> None:
         last = len(self._fds) - 1
         start = max(level for level in range(last) if self._fds[level] >= 0)
-        fd = os.dup(self._fds[start])
-        for name in self.names[start:last]:
-            try:
-                deeper = self._open_in(fd, name)
-            finally:
-                os.close(fd)
-            fd = deeper
-        self._fds[last] = fd
-        if identity(fd) != self._ids[last]:
+        for level in range(start, last):
+            # All of them: the next ones to be left are these.
+            self._fds[level + 1] = self._open_in(self._fds[level], self.names[level])
+        if identity(self.fd) != self._ids[last]:
             raise ContainerError(f"{'/'.join(self.names)!r} was moved away while it was being copied")
 
     def __enter__(self) -> Trail:

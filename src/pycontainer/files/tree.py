@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from pycontainer.errors import ContainerError
+from pycontainer.errors import ContainerError, LaunchError
 from pycontainer.files.data import Mover
 from pycontainer.files.sides import Looks, Side
 from pycontainer.files.trail import Trail
@@ -57,10 +57,14 @@ class _Swapped(OSError):
 class Copying:
     """One copy, from `source` to `target`; `dress` tells what a copy looks like."""
 
-    def __init__(self, source: Side, target: Side, dress: Callable[[os.stat_result], Looks]) -> None:
+    def __init__(
+        self, source: Side, target: Side, dress: Callable[[os.stat_result], Looks], temporary: str
+    ) -> None:
+        """`temporary` is a name that nothing has but what an earlier attempt at this copy left."""
         self._source = source
         self._target = target
         self._dress = dress
+        self._temporary = temporary
         self._mover = Mover()
         self._linked: dict[tuple[int, int], list[str]] = {}
         self._left_out: list[str] = []
@@ -197,13 +201,17 @@ class Copying:
 
     def _place(self, spot: _Spot, make: Callable[[str], None]) -> None:
         """What `make` makes under a name of its own takes its place; nothing is left of it otherwise."""
-        temporary = f".{os.urandom(8).hex()}.copy"
         try:
-            make(temporary)
-            self._target.rename(spot.at, temporary, spot.name)
+            try:
+                make(self._temporary)
+            except FileExistsError:
+                # An agent that went away in the middle left it.
+                self._target.unlink(spot.at, self._temporary)
+                make(self._temporary)
+            self._target.rename(spot.at, self._temporary, spot.name)
         except BaseException:
-            with contextlib.suppress(OSError):
-                self._target.unlink(spot.at, temporary)
+            with contextlib.suppress(OSError, LaunchError):
+                self._target.unlink(spot.at, self._temporary)
             raise
 
     # Hard links.
