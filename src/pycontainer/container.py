@@ -689,6 +689,9 @@ class Container:
         if self._sealed:
             raise InvalidState(f"{verb}: {self._shown()} is sealed; fork its template")
 
+    def _keep(self, run: Run) -> None:
+        self._run = run
+
     def _begin(self, before: Run | None = None) -> None:
         """Starts the program, the first time or again, or by its policy after `before`; the caller holds
         the lock."""
@@ -699,8 +702,14 @@ class Container:
             self._run.close()
         self._journal.begin(again=self._run is not None)
         self._paused = False
-        run = Run.begin(self.image, self.args, self.options, self._layer, self._journal)
-        self._run = run
+        last = self._run
+        try:
+            run = Run.begin(self.image, self.args, self.options, self._layer, self._journal, self._keep)
+        except BaseException:
+            # Broken off after it was kept: done where it runs, else undone.
+            if self._run is not None and not self._running():
+                self._run = last
+            raise
         tell(self, "start")
         watch(self)
         self._restarts.watch(run, self._again, before)
