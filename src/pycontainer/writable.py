@@ -62,10 +62,18 @@ class DiskLayer:
 
     place = plan.Place()
 
-    def __init__(self, root: LayeredRoot, below: Sealed[DiskLayer] | None = None) -> None:
-        """Stands on `below`, which it holds already until it is removed. Raises NoSpace and StoreError."""
-        self.directory: ContainerDir = root.store.new_container_dir()
-        session.current().answer_for(self.directory.group.path)
+    def __init__(
+        self,
+        root: LayeredRoot,
+        below: Sealed[DiskLayer] | None = None,
+        directory: ContainerDir | None = None,
+    ) -> None:
+        """Stands on `below`, which it holds already until it is removed; in `directory`, or a new one that
+        goes with this process. Raises NoSpace and StoreError."""
+        if directory is None:
+            directory = root.store.new_container_dir()
+            session.current().answer_for(directory.group.path)
+        self.directory = directory
         self.id = self.directory.id
         self.root = root
         self.below = below

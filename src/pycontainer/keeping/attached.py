@@ -113,7 +113,6 @@ class Attached(Container):
         made = cls(store, record, image)
         try:
             made._links.keep(spawning.begin(store.path, making.id, making.path, making.held, record.environ))
-            made._record()
         except BaseException:
             made.remove(force=True)
             raise

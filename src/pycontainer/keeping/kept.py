@@ -81,22 +81,16 @@ class KeptLayer(DiskLayer):
     def __init__(self, root: LayeredRoot, container: str, path: str, held: int) -> None:
         """`held` is the keeper's lock. Raises NoSpace and StoreError."""
         place = os.path.join(path, LAYER)
-        self._used = os.path.lexists(place)
-        self.directory = ContainerDir(
-            container, place, os.path.join(place, "upper"), os.path.join(place, "work"), _Held(path, held)
-        )
+        before = os.path.lexists(place)
+        upper, work = os.path.join(place, "upper"), os.path.join(place, "work")
         with store_errors("making", place):
-            os.makedirs(place, 0o700, exist_ok=True)
-            os.makedirs(self.directory.work, 0o700, exist_ok=True)
-            if not os.path.lexists(self.directory.upper):
-                os.mkdir(self.directory.upper)
+            os.makedirs(work, 0o700, exist_ok=True)
+            if not os.path.lexists(upper):
+                os.mkdir(upper)
                 # The keeper's umask is not the container's.
-                os.chmod(self.directory.upper, 0o755)
-        self.id = container
-        self.root = root
-        self.below = None
-        self.stack = ()
-        self._lower = root.lower
+                os.chmod(upper, 0o755)
+        super().__init__(root, directory=ContainerDir(container, place, upper, work, _Held(path, held)))
+        self._used = before
 
     def use(self) -> plan.Root:
         return attrs.evolve(super().use(), durable=True)

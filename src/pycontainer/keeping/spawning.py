@@ -12,9 +12,13 @@ from pathlib import Path
 import pycontainer
 from pycontainer.blobs.failures import store_errors
 from pycontainer.blobs.locks import Lock
-from pycontainer.errors import CapabilityUnavailable
+from pycontainer.errors import CapabilityUnavailable, SupervisorError
+from pycontainer.keeping import control
 
 LOG = "keeper.log"
+
+_BEGIN_SECONDS = 60.0
+"""How long a keeper may take to begin, on a machine that is busy."""
 
 # The first process ends at once, so that the keeper is nobody's child.
 _PROGRAM = """\
@@ -51,14 +55,36 @@ def environ() -> dict[str, str]:
 def begin(store: str, container: str, directory: str, held: Lock, env: dict[str, str]) -> socket.socket:
     """Starts the keeper of the container in `directory`; gives the first connection to it.
 
-    `held` is the lock that says that it lives; the keeper takes it over. Raises CapabilityUnavailable and
-    StoreError.
+    `held` is the lock that says that it lives; the keeper takes it over. Raises CapabilityUnavailable,
+    StoreError, SupervisorError where it dies, and what making the container raises.
     """
     with held:
         link = _spawn(store, container, directory, held.fd, env)
         # Closed, not unlocked: that would reach the keeper's copy.
         os.close(held.detach())
+    try:
+        control.ask(link, "status", {}, control.deadline_in(_BEGIN_SECONDS))
+    except SupervisorError as error:
+        if link.fileno() >= 0:
+            raise
+        raise SupervisorError(
+            "starting a keeper, which ended at once", hint=_last_words(directory)
+        ) from error
+    except TimeoutError as error:
+        raise SupervisorError("starting a keeper", errno=error.errno) from error
+    except BaseException:
+        link.close()
+        raise
     return link
+
+
+def _last_words(directory: str) -> str | None:
+    """What a keeper said last that died of an error."""
+    try:
+        lines = Path(directory, LOG).read_text(errors="replace").split("\n")
+    except FileNotFoundError:
+        return None
+    return next((line for line in reversed(lines) if line), None)
 
 
 def _spawn(store: str, container: str, directory: str, held: int, env: dict[str, str]) -> socket.socket:
