@@ -61,8 +61,10 @@ class Run:
         options: Options,
         layer: WritableLayer,
         journal: Journal | None = None,
+        keep: Callable[[Run], None] | None = None,
     ) -> Run:
-        """Starts it; it has been executed when this returns. What it writes goes to `journal`, too.
+        """Starts it; it has been executed when this returns. What it writes goes to `journal`, too. `keep`
+        is called with it at the end, while Ctrl-C still ends it.
 
         Raises `LaunchError`; nothing runs then, and the layer is as the container's set-up left it.
         """
@@ -88,13 +90,23 @@ class Run:
             run = cls(begun, output.Output(streams, journal), own_network=options.network != "host")
             if journal is not None:
                 run.log_start = journal.log.end()
+            streams.close_child()
+            if streams.console is None:
+                # Its thread is made while others make the container.
+                run.output.drain()
             run._watch.started(None)
             run.started_at = now()
-            run.output.drain()
+            if streams.console is not None:
+                run.output.drain()
+            layer.taken()
+            if keep is not None:
+                keep(run)
             job.keep()
         except BaseException as error:
             # The next start finds the layer and the control groups free.
             execution.settle(job)
+            streams.close_child()
+            layer.taken()
             if run is None:
                 streams.close()
             else:
@@ -102,9 +114,6 @@ class Run:
             if isinstance(error, OSError):
                 raise LaunchError("taking in output", errno=error.errno) from error
             raise
-        finally:
-            streams.close_child()
-            layer.taken()
         return run
 
     @property
