@@ -223,7 +223,7 @@ def test_a_fork_has_the_mounts_of_the_container(base: pc.Image, tmp_path: Path) 
                 assert see(fork, "ls /tmp/there") == ""
 
 
-@pytest.mark.parametrize("given", [{"nonsense": 1}, {"memory": "much"}])
+@pytest.mark.parametrize("given", [{"nonsense": 1}, {"memory": "much"}, {"persist": True}])
 def test_a_fork_that_cannot_be(template: pc.Template, given: dict[str, object]) -> None:
     with nothing_left():
         with pytest.raises((TypeError, pc.InvalidOption)):

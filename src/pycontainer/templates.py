@@ -13,6 +13,7 @@ from pycontainer.errors import InvalidState, Timeout
 from pycontainer.lives import Run
 from pycontainer.options import Options
 from pycontainer.snapshot.overlay import MAX_LAYERS
+from pycontainer.units import refuse
 from pycontainer.writable import DiskLayer, MemoryLayer, Sealed, WritableLayer
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Template:
         from pycontainer.container import Container
 
         chosen = Options.merge(self._options if options is None else options, {"name": None, **overrides})
+        if chosen.persist:
+            raise refuse("persist", True, "a fork goes with its template; commit the container to an image")
         layer = self._above()
         try:
             made = Container(self.image, self._args if args is None else args, chosen, layer)

@@ -131,6 +131,10 @@ test_operations(void)
     REFUSED((ops[0].code = PCTR_OP_WRITE_TAR, ops[0].arg = -1));
     /* Without a path the directory is the descriptor that follows. */
     REFUSED((ops[0].code = PCTR_OP_WRITE_TAR, ops[0].arg = DESCRIPTORS - 1, ops[0].s1 = 0));
+    /* What is left out is a list that must end within the data. */
+    REFUSED((ops[0].code = PCTR_OP_WRITE_TAR, ops[0].arg = 1, ops[0].s2 = DATA - 2,
+             wrong.data[DATA - 2] = 'x'));
+    REFUSED((ops[0].code = PCTR_OP_WRITE_CHANGES, ops[0].arg = DESCRIPTORS));
     REFUSED((ops[0].code = PCTR_OP_BIND, ops[0].arg = PCTR_MAX_TREES));
     REFUSED((ops[0].code = PCTR_OP_OPEN_TREE, ops[0].arg = -1));
     REFUSED((ops[0].code = PCTR_OP_OVERLAY, ops[0].s2 = 1, ops[0].size = 0));
