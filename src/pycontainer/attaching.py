@@ -214,9 +214,10 @@ class _Pump:
             while self._ends and not self._stopped:
                 more = self._journal.more()
                 self._take()
-                if not more and not any(self._waiting.values()):
-                    return
-                self._move()
+                if not more:
+                    self._end()
+                if self._ends:
+                    self._move()
         finally:
             self._journal.leave(self._ring)
             self.close()
@@ -233,6 +234,12 @@ class _Pump:
                 self.lost += len(entry.data)
             else:
                 waiting += entry.data
+
+    def _end(self) -> None:
+        """Nothing comes any more: closes what has all been moved, however slow another reader is."""
+        for name, waiting in self._waiting.items():
+            if not waiting and name in self._ends:
+                os.close(self._ends.pop(name))
 
     def _move(self) -> None:
         """Waits until something can be moved, and moves it."""
