@@ -455,6 +455,26 @@ def test_file_that_is_moved_there_or_made_in_a_bind_mount(tmp_path: Path) -> Non
         timer.join()
 
 
+def test_file_is_noticed_by_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pycontainer.readiness import watched_file
+
+    monkeypatch.setattr(watched_file, "_WATCHED_SECONDS", 1000.0)
+    script = f"sleep 0.2; mkdir /run/a; sleep 0.1; mkdir /run/a/b; sleep 0.1; : > /run/a/b/c; {FOREVER}"
+    with started(script, wait.file("/run/a/b/c", timeout=20), mounts=[pc.tmpfs("/run")]):
+        pass
+
+
+def test_file_where_nothing_can_be_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pycontainer import _sys
+
+    def refused(directory: int) -> int:
+        raise OSError(24, "no more of them")
+
+    monkeypatch.setattr(_sys, "watch_directory", refused)
+    with started(f"sleep 0.2; : > /run/x; {FOREVER}", wait.file("/run/x"), mounts=[pc.tmpfs("/run")]):
+        pass
+
+
 def test_a_busy_directory_does_not_hide_the_file() -> None:
     script = "i=0; while [ $i -lt 3000 ]; do : > /run/$i; i=$((i+1)); done; : > /run/last; " + FOREVER
     with started(script, wait.file("/run/last"), mounts=[pc.tmpfs("/run")]):

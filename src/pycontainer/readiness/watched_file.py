@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import select
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycontainer import _sys
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE = 0.025
 _WATCHED_SECONDS = 0.25
 """A look without an event: what is mounted, or lies behind a link, makes none in the directory."""
+_EVENTS = 64 * 1024
 _LEAST_SECONDS = 0.005
 """Between two looks, however many files are made in that directory."""
 
@@ -27,40 +30,45 @@ class FileThere(Condition):
         self._container = waiting.container
         self._pause = Pause(_LONGEST_PAUSE)
         self._watch = -1
+        self._watched: tuple[int, int] | None = None
         self._looked = -math.inf
 
     @property
     def fds(self) -> list[tuple[int, int]]:
-        return [] if self._watch < 0 else [(self._watch, select.POLLIN)]
+        resting = self.due == self._looked + _LEAST_SECONDS
+        return [] if self._watch < 0 or resting else [(self._watch, select.POLLIN)]
 
     def look(self, now: float) -> bool:
         if now < self.due and not self._changed():
             return False
         if now < self._looked + _LEAST_SECONDS:
-            self.close()
             self.due = self._looked + _LEAST_SECONDS
             return False
         self._looked = now
-        self.close()
         served = self._container._serving()
         if self._is_there(served):
             return True
-        self._watch = _watch_nearest(served, self._path)
+        self._watch_nearest(served)
         self.due = now + (self._pause() if self._watch < 0 else _WATCHED_SECONDS)
         # It may have been made before it was watched.
         return self._is_there(served)
 
     def close(self) -> None:
         fd, self._watch = self._watch, -1
+        self._watched = None
         if fd >= 0:
-            os.close(fd)
+            # Closing takes the kernel some 15 ms: it waits until nobody can be looking at the watch.
+            threading.Thread(target=os.close, args=(fd,), name="pycontainer-unwatch", daemon=True).start()
 
     def _changed(self) -> bool:
+        """Whether something was made in the directory; asked once for each."""
         if self._watch < 0:
             return False
-        poll = select.poll()
-        poll.register(self._watch, select.POLLIN)
-        return bool(poll.poll(0))
+        try:
+            os.read(self._watch, _EVENTS)
+        except BlockingIOError:
+            return False
+        return True
 
     def _is_there(self, served: Served) -> bool:
         try:
@@ -70,19 +78,27 @@ class FileThere(Condition):
             return False
         return True
 
-
-def _watch_nearest(served: Served, path: str) -> int:
-    """A watch on the deepest directory of the path that is there; -1 where it cannot be watched."""
-    while path != "/":
-        path = os.path.dirname(path.rstrip("/")) or "/"
+    def _watch_nearest(self, served: Served) -> None:
+        """Watches the deepest directory of the path that is there, where it can be watched."""
+        fd = _open_nearest(served, self._path)
+        if fd is None:
+            return self.close()
         try:
-            fd = served.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:
-            continue
-        try:
-            return _sys.watch_directory(fd)
-        except OSError:
-            return -1
+            status = os.fstat(fd)
+            if (status.st_dev, status.st_ino) == self._watched:
+                return
+            self.close()
+            # No permission, or this user's limit is reached: it goes without.
+            with suppress(OSError):
+                self._watch = _sys.watch_directory(fd)
+                self._watched = (status.st_dev, status.st_ino)
         finally:
             os.close(fd)
-    return -1
+
+
+def _open_nearest(served: Served, path: str) -> int | None:
+    while path != "/":
+        path = os.path.dirname(path.rstrip("/")) or "/"
+        with suppress(OSError):
+            return served.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    return None
