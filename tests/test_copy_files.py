@@ -16,9 +16,10 @@ import pytest
 
 import pycontainer as pc
 import trees
-from containers import PYTHON, ROOT, as_root, nothing_left, until
+from containers import ROOT, as_root, nothing_left, until
 from pycontainer.files import data
-from test_paths import STATES, container_in
+from pycontainer.files.sides import ContainerSide, HostSide
+from test_paths import PYTHON, STATES, container_in
 
 
 @pytest.fixture(scope="module")
@@ -471,6 +472,21 @@ def copies(seconds: float = 1.5) -> Iterator[int]:
 
 
 exchanging = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the number of renameat2")
+
+
+def test_neither_side_follows_a_link(container: pc.Container, inside: str, tmp_path: Path) -> None:
+    (tmp_path / "file").symlink_to("/etc/passwd")
+    (tmp_path / "dir").symlink_to("/etc")
+    container.copy_in(f"{tmp_path}/.", inside)
+    for side, path in ((HostSide(), str(tmp_path)), (ContainerSide(container._served()), inside)):
+        at = side.top(path)
+        for call in (side.file, side.directory, side.create):
+            for name in ("file", "dir"):
+                with pytest.raises(OSError):
+                    call(at, name)
+        assert side.readlink(at, "dir") == "/etc"
+        assert stat.S_ISLNK(side.status(at, "file").st_mode)
+        os.close(at)
 
 
 @exchanging

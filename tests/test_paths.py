@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 import pycontainer as pc
-from containers import PYTHON, nothing_left, until
+from containers import as_root, nothing_left, until
 from pycontainer.files.paths import ContainerPath
 
+PYTHON = ["/usr/bin/python3", "-I", "-c"]
+"""Which everybody can execute."""
 STATES = ("created", "running", "paused", "stopped")
 
 
@@ -394,6 +396,13 @@ def test_owner_and_group(top: ContainerPath) -> None:
     path = top / "f"
     path.touch()
     assert (path.owner(), path.group()) == ("root", "root")
+
+
+@as_root
+def test_the_account_files_are_the_containers(top: ContainerPath) -> None:
+    """As an ordinary user, the host image's /etc/passwd is nobody's."""
+    path = top / "f"
+    path.touch()
     etc = path.container.path("/etc/passwd")
     before = etc.read_bytes()
     etc.write_text("broken\nqueen:x:0:0::/:/bin/sh\n")

@@ -21,7 +21,7 @@ import pytest
 import native_programs
 import pycontainer as pc
 from conftest import need
-from containers import nothing_left
+from containers import ROOT, nothing_left
 from pycontainer.errors import LaunchError
 from pycontainer.supervisor import served
 from pycontainer.supervisor.served import VERB, Served
@@ -168,9 +168,9 @@ def test_unlink_and_remove_tree(agent: Served) -> None:
 
 def test_remove_tree_names_what_is_in_the_way(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    with pc.create("host", ["true"], mounts=[pc.bind(tmp_path, "/srv/a/b")]) as container:
-        error = fails(errno.EXDEV, container._served().remove_tree, "/srv")
-        assert error.filename == "/srv/a/b"
+    with pc.create("host", ["true"], mounts=[pc.bind(tmp_path, "/tmp/x/a/b")]) as container:
+        error = fails(errno.EXDEV, container._served().remove_tree, "/tmp/x")
+        assert error.filename == "/tmp/x/a/b"
 
 
 def test_rename_and_link(agent: Served) -> None:
@@ -364,6 +364,8 @@ PARTS = ("serve", "resolve", "made", "tree", "beneath", "util")
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if not ROOT:
+        pytest.skip("the same code without a container: once is enough")
     need(shutil.which("gcc") is not None, "gcc")
     target = tmp_path_factory.mktemp("serve") / "serve_files"
     sources = [str(native_programs.SOURCES / f"{part}.c") for part in PARTS]
