@@ -72,10 +72,13 @@ def test_several_at_once_see_the_same() -> None:
 
 def test_its_lines_as_they_come() -> None:
     script = "echo out; sleep 0.1; echo err >&2; sleep 0.1; printf end"
-    with nothing_left(), pc.create("host", ["sh", "-c", script]) as container:
-        with container.attach() as attachment:
-            container.start()
-            assert list(attachment) == [b"out\n", b"err\n", b"end"]
+    with (
+        nothing_left(),
+        pc.create("host", ["sh", "-c", script]) as container,
+        container.attach() as attachment,
+    ):
+        container.start()
+        assert list(attachment) == [b"out\n", b"err\n", b"end"]
 
 
 def test_attached_before_the_start_one_misses_nothing() -> None:
@@ -124,10 +127,9 @@ def test_who_does_not_read_holds_up_nobody() -> None:
 
 def test_one_that_is_forgotten_is_detached() -> None:
     for tty in (False, True):
-        with sleeper(tty=tty) as container, container.attach():
-            with nothing_left():
-                container.attach()
-                gc.collect()
+        with sleeper(tty=tty) as container, container.attach(), nothing_left():
+            container.attach()
+            gc.collect()
 
 
 def test_whose_reader_closed_its_end() -> None:
@@ -233,12 +235,12 @@ def test_typing_before_the_start() -> None:
 
 def test_more_typed_than_a_program_reads() -> None:
     """A terminal takes 4 KiB that nobody reads; what is more waits here, and the output still comes."""
-    with pc.start("host", ["sh", "-c", "stty -icanon -echo; echo ready; sleep 1000"], tty=True) as container:
-        with container.attach() as attachment:
-            assert attachment.stdout.readline() == b"ready\r\n"
-            attachment.write(b"x" * 60_000)
-            container.exec(["sh", "-c", "echo over > /dev/pts/0"])
-            assert attachment.stdout.readline() == b"over\r\n"
+    script = "stty -icanon -echo; sleep 0.2; echo ready; sleep 1000"
+    with pc.start("host", ["sh", "-c", script], tty=True) as container, container.attach() as attachment:
+        assert attachment.stdout.readline() == b"ready\r\n"
+        attachment.write(b"x" * 60_000)
+        container.exec(["sh", "-c", "echo over > /dev/pts/0"])
+        assert attachment.stdout.readline() == b"over\r\n"
 
 
 def test_who_was_given_the_descriptor_may_close_it() -> None:

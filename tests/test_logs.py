@@ -438,7 +438,8 @@ def test_inherited(capfd: pytest.CaptureFixture[str]) -> None:
 INHERIT = """
 import sys, time, os
 import pycontainer as pc
-with pc.start("host", ["sh", "-c", "head -c 20M /dev/zero | tr '\\\\0' x | fold -w 99; echo; echo last"], log="inherit") as c:
+script = "head -c 20M /dev/zero | tr '\\\\0' x | fold -w 99; echo; echo last"
+with pc.start("host", ["sh", "-c", script], log="inherit") as c:
     sys.stderr.write(str(c.wait(60).returncode))
 """
 

@@ -147,8 +147,6 @@ class Output:
             self.stdin = io.FileIO(own, "w") if self._master is None else TerminalInput(own)
             streams.stdin = None
         self._taking = Taking(sinks, self._journal)
-        if self._journal is not None:
-            self._journal.poke()
 
     def _sink(self, name: Stream) -> Sink:
         keep = self._rings[name].append
