@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "transfer": 5,
     "archive": 5,
     "image": 5,
+    "host_image": 5,
     "registry": 5,
     "container": 5,
     "volume": 5,

@@ -168,7 +168,9 @@ class MemoryLayer:
 
     def taken(self) -> None:
         """Takes the namespace in, once it is there: before the start's own record."""
-        if self._ours is None:
+        if self._ours is None or self._ours.fileno() < 0:
+            # The second time, after one that was broken off.
+            self._hang_up()
             return
         try:
             found = _sys.receive_fd(self._ours.fileno())
