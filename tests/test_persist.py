@@ -147,7 +147,9 @@ def test_nothing_is_left_of_one_that_was_removed() -> None:
 
 
 def test_a_process_that_is_killed_leaves_it_running() -> None:
-    creator = begun("pc.start('host', ['sleep', '1000'], persist=True, name='left'); print('up', flush=True); time.sleep(60)")
+    creator = begun(
+        "pc.start('host', ['sleep', '1000'], persist=True, name='left'); print('up', flush=True); time.sleep(60)"
+    )
     assert creator.stdout is not None
     assert creator.stdout.readline() == "up\n"
     creator.kill()
@@ -176,7 +178,9 @@ def test_leaving_it_as_a_context_manager_removes_it() -> None:
 
 def test_logs_exec_files_and_streams_are_there_in_another_process() -> None:
     script = "echo first; echo second >&2; exec cat"
-    container = persistent("sh", "-c", script, name="all", stdin=pc.PIPE, labels={"a": "b"}, env={"SECRET": "x"})
+    container = persistent(
+        "sh", "-c", script, name="all", stdin=pc.PIPE, labels={"a": "b"}, env={"SECRET": "x"}
+    )
     lines = elsewhere(
         """
         c = pc.Container.get("all")
@@ -216,7 +220,9 @@ def test_everybody_who_waits_is_told() -> None:
     container = persistent("sh", "-c", "read line; exit $line", stdin=pc.PIPE, name="awaited")
     others = [begun("print(pc.Container.get('awaited').wait().returncode)") for _ in range(2)]
     results: list[int] = []
-    threads = [threading.Thread(target=lambda: results.append(container.wait(30).returncode)) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: results.append(container.wait(30).returncode)) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     time.sleep(0.5)
@@ -410,7 +416,9 @@ def test_after_a_reboot_nothing_runs_whoever_has_its_numbers() -> None:
     # As the file was when the power went, its numbers now being those of somebody else.
     said |= {"boot": "another", "status": "running", "pid": 1, "keeper": [os.getpid(), 1]}
     (path / "state.json").write_text(json.dumps(said))
-    assert elsewhere("c = pc.Container.get('before'); print(c.status, c.pid, c.exit_code)") == ["stopped None None"]
+    assert elsewhere("c = pc.Container.get('before'); print(c.status, c.pid, c.exit_code)") == [
+        "stopped None None"
+    ]
     assert pc.Container.list() == []
     container.start()
     assert state(container)["boot"] != "another"
@@ -431,7 +439,9 @@ def test_its_image_is_there_as_long_as_it_is(image: pc.Image, tmp_path: Path) ->
 
 
 def test_a_restart_policy_works_without_anybody() -> None:
-    elsewhere("pc.start('host', ['sh', '-c', 'echo try; exit 1'], persist=True, restart='on-failure:2', name='again')")
+    elsewhere(
+        "pc.start('host', ['sh', '-c', 'echo try; exit 1'], persist=True, restart='on-failure:2', name='again')"
+    )
     container = pc.Container.get("again")
     assert container.wait(30).returncode == 1
     assert container.restarts == 2

@@ -9,27 +9,24 @@ import os
 import socket
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
 from pycontainer import known, runner
-from pycontainer.blobs.locks import Lock, try_lock
 from pycontainer.completed import Completed
 from pycontainer.container import Container, Status
 from pycontainer.errors import (
     ContainerNotFound,
     InvalidState,
-    StoreBusy,
-    SupervisorError,
     Timeout,
 )
-from pycontainer.keeping import control, plain, spawning
+from pycontainer.keeping import control, forks, plain, spawning
 from pycontainer.keeping import record as records
 from pycontainer.keeping.joining import Joints
-from pycontainer.keeping.kept import KILLED, of_image, to_image
-from pycontainer.keeping.links import Links, NoKeeper
+from pycontainer.keeping.kept import of_image, to_image
+from pycontainer.keeping.links import NoKeeper
+from pycontainer.keeping.peer import Peer
 from pycontainer.keeping.proxy import Proxied
 from pycontainer.keeping.record import Record
 from pycontainer.keeping.written import WatchedJournal
@@ -37,7 +34,7 @@ from pycontainer.lives import LIMITS, now
 from pycontainer.options import Options
 from pycontainer.output import Output
 from pycontainer.store import HostRoot, LayeredRoot, Store
-from pycontainer.store.persistent import HELD, Persistent, discard
+from pycontainer.store.persistent import Persistent, discard
 from pycontainer.supervisor import files
 from pycontainer.units import parse_duration, parse_signal
 
@@ -75,18 +72,18 @@ class Attached(Container):
         self.name = record.name
         self.args = record.args
         self._store = store
-        self._persistent = Persistent(store.path)
-        self._path = self._persistent.path(record.id)
         self._changing = threading.RLock()
         self._image = image
-        self._links = Links(self._path)
-        self._joints = Joints(self._links)
-        self._journal: WatchedJournal = WatchedJournal(self._path, self._more_to_come, self._watch)
+        self._peer = Peer(store.path, record)
+        self._joints = Joints(self._peer.links)
+        self._journal: WatchedJournal = WatchedJournal(
+            self._peer.path, self._peer.more_to_come, self._peer.watch
+        )
         self._files: Proxied | None = None
         self._network: Proxied | None = None
         self._removed = False
         self.created_at = records.known_time(record.created_at)
-        _attached.add(self)
+        forks.remember(self)
 
     @classmethod
     def make(cls, image: Image, args: Any, options: Options, store: Store | None) -> Attached:
@@ -112,7 +109,9 @@ class Attached(Container):
             raise
         made = cls(store, record, image)
         try:
-            made._links.keep(spawning.begin(store.path, making.id, making.path, making.held, record.environ))
+            made._peer.links.keep(
+                spawning.begin(store.path, making.id, making.path, making.held, record.environ)
+            )
         except BaseException:
             made.remove(force=True)
             raise
@@ -124,48 +123,48 @@ class Attached(Container):
     def image(self) -> Image:  # type: ignore[override]
         """What it was made from."""
         if self._image is None:
-            self._image = to_image(self._store, self._record().image)
+            self._image = to_image(self._store, self._peer.record().image)
         return self._image
 
     @property
     def options(self) -> Options:  # type: ignore[override]
         """Its options now."""
-        return self._record().read_options()
+        return self._peer.record().read_options()
 
     @property
     def status(self) -> Status:
         """ "created", "running", "paused" or "stopped", as it is now."""
         try:
-            return self._record().status  # type: ignore[return-value]
+            return self._peer.record().status  # type: ignore[return-value]
         except ContainerNotFound:
             return "stopped"
 
     @property
     def pid(self) -> int | None:
         """The host's number of the container's first process while it runs."""
-        return self._record().pid
+        return self._peer.record().pid
 
     @property
     def exit_code(self) -> int | None:
         """The program's exit status, -N after signal N; None before its end, and where it ended with
         its keeper."""
-        record = self._record()
+        record = self._peer.record()
         return None if record.ended is None or record.status != "stopped" else record.ended.code
 
     @property
     def started_at(self) -> datetime.datetime | None:
         """When its program was started the last time."""
-        return records.time_of(self._record().started_at)
+        return records.time_of(self._peer.record().started_at)
 
     @property
     def finished_at(self) -> datetime.datetime | None:
         """When its program ended; None while it runs, before, and where it ended with its keeper."""
-        return records.time_of(self._record().finished_at)
+        return records.time_of(self._peer.record().finished_at)
 
     @property
     def health(self) -> State | None:
         """What its healthcheck says while it runs: "starting", "healthy" or "unhealthy"; else None."""
-        return self._record().health  # type: ignore[return-value]
+        return self._peer.record().health  # type: ignore[return-value]
 
     @property
     def health_log(self) -> builtins.list[HealthResult]:
@@ -173,7 +172,7 @@ class Attached(Container):
         from pycontainer.health import HealthResult
 
         try:
-            document, _ = self._ask("health_log")
+            document, _ = self._peer.ask("health_log")
         except NoKeeper:
             return []
         return [
@@ -184,7 +183,7 @@ class Attached(Container):
     @property
     def restarts(self) -> int:
         """How often its restart policy started it again."""
-        return self._record().restarts
+        return self._peer.record().restarts
 
     def __repr__(self) -> str:
         name = "" if self.name is None else f" {self.name}"
@@ -193,7 +192,7 @@ class Attached(Container):
     # Life.
 
     def start(self) -> Container:
-        self._ask("start", revive=True)
+        self._peer.ask("start", revive=True)
         return self
 
     def wait(self, timeout: float | None = None) -> Completed:
@@ -201,13 +200,13 @@ class Attached(Container):
         timeout = runner.check_timeout(timeout)
         deadline = control.deadline_in(timeout)
         try:
-            return self._result("wait", deadline=deadline)
+            return self._peer.result("wait", deadline=deadline)
         except NoKeeper as gone:
-            return self._left(gone.record, "wait")
+            return self._peer.left(gone.record, "wait")
         except TimeoutError:
             assert timeout is not None
         self._kill_now()
-        found = self._result("wait", deadline=time.monotonic() + _END_SECONDS)
+        found = self._peer.result("wait", deadline=time.monotonic() + _END_SECONDS)
         late = Completed(
             found.args, found.returncode, found.stdout, found.stderr, cause="timeout", usage=found.usage
         )
@@ -216,29 +215,29 @@ class Attached(Container):
     def kill(self, signal: int | str = "KILL") -> None:
         number = parse_signal(signal, option="signal")
         try:
-            self._ask("kill", signal=number)
+            self._peer.ask("kill", signal=number)
         except NoKeeper as gone:
-            raise self._not_now("kill", gone.record) from None
+            raise self._peer.not_now("kill", gone.record) from None
 
     def stop(self, timeout: float | None = None) -> Completed:
         if timeout is not None:
             timeout = parse_duration(timeout, option="timeout")
         try:
-            return self._result("stop", timeout=timeout)
+            return self._peer.result("stop", timeout=timeout)
         except NoKeeper as gone:
-            return self._left(gone.record, "stop")
+            return self._peer.left(gone.record, "stop")
 
     def restart(self, timeout: float | None = None) -> Container:
         if timeout is not None:
             timeout = parse_duration(timeout, option="timeout")
-        self._ask("restart", revive=True, timeout=timeout)
+        self._peer.ask("restart", revive=True, timeout=timeout)
         return self
 
     def pause(self) -> None:
-        self._of_running("pause")
+        self._peer.of_running("pause")
 
     def unpause(self) -> None:
-        self._of_running("unpause")
+        self._peer.of_running("unpause")
 
     def update(self, **limits: Any) -> None:
         for name in limits:
@@ -246,18 +245,12 @@ class Attached(Container):
                 raise TypeError(f"update() got an unexpected keyword argument {name!r}")
         chosen = Options.merge(self.options, limits)
         data = {name: plain.of_value(getattr(chosen, name), name) for name in limits}
-        self._ask("update", revive=True, limits=data)
+        self._peer.ask("update", revive=True, limits=data)
 
     def remove(self, force: bool = False) -> None:
         """Remove a container that does not run, or with `force` any; twice does no harm."""
-        try:
-            self._ask("remove", force=force)
-        except ContainerNotFound:
-            pass
-        except NoKeeper:
-            self._remove_here()
+        self._peer.remove(force)
         self._removed = True
-        self._links.close()
         self._joints.close()
         self._close_files()
 
@@ -266,48 +259,41 @@ class Attached(Container):
         """As `Container.stdin`. Its descriptor is the keeper's, too: closing it is the program's end of
         file, the end of this process is not."""
         try:
-            _, fds = self._ask("stdin")
+            _, fds = self._peer.ask("stdin")
         except NoKeeper:
             return None
-        return _Input(fds[0], self) if fds else None
-
-    def close_stdin(self) -> None:
-        """The program's end of file."""
-        try:
-            self._ask("close_stdin")
-        except (ContainerNotFound, NoKeeper):
-            return
+        return _Input(fds[0], self._peer) if fds else None
 
     def attach(self) -> Attachment:
         from pycontainer.attaching import Attachment
 
-        if not self._more_to_come():
+        if not self._peer.more_to_come():
             raise self._not_in("attach", "created or running")
         return Attachment(self.options.tty, self._journal, self._output)
 
     def resize(self, rows: int, columns: int) -> None:
-        self._of_running("resize", rows=rows, columns=columns)
+        self._peer.of_running("resize", rows=rows, columns=columns)
 
     def wait_until(self, strategy: Strategy, timeout: float | None = None) -> None:
         """As `Container.wait_until`; functions and TLS contexts cannot be asked in another process, so a
         strategy with one is an InvalidOption."""
         data = plain.of_value(strategy, "strategy")
-        self._of_running("wait_until", strategy=data, timeout=runner.check_timeout(timeout))
+        self._peer.of_running("wait_until", strategy=data, timeout=runner.check_timeout(timeout))
 
     def prepare(self, fn_or_args: Preparing, *, timeout: float | None = None) -> Container:
         timeout = runner.check_timeout(timeout)
         if callable(fn_or_args):
             fn_or_args(self)
         else:
-            self._ask("prepare", revive=True, args=plain.of_args(fn_or_args), timeout=timeout)
+            self._peer.ask("prepare", revive=True, args=plain.of_args(fn_or_args), timeout=timeout)
         return self
 
     def diff(self) -> builtins.list[Change]:
-        document, _ = self._ask("diff", revive=True)
+        document, _ = self._peer.ask("diff", revive=True)
         return [*plain.to_value(document["changes"])]
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        self._ask("export", revive=True, path=os.path.abspath(path))
+        self._peer.ask("export", revive=True, path=os.path.abspath(path))
 
     def commit(
         self,
@@ -320,7 +306,7 @@ class Attached(Container):
     ) -> Image:
         data = plain.of_value(config, "config")
         how = {"ref": ref, "author": author, "message": message, "pause": pause, "config": data}
-        document, _ = self._ask("commit", revive=True, **how)
+        document, _ = self._peer.ask("commit", revive=True, **how)
         image = to_image(self._store, document["image"])
         image.rootfs()  # from here on it is kept here
         return image
@@ -335,49 +321,6 @@ class Attached(Container):
     def _root(self) -> HostRoot | LayeredRoot:  # type: ignore[override]
         return self.image.rootfs()
 
-    def _record(self) -> Record:
-        """How it stands. Raises ContainerNotFound where it was removed."""
-        try:
-            document, _ = self._ask("status", deadline=time.monotonic() + _QUICK_SECONDS)
-        except NoKeeper as gone:
-            return gone.record
-        return Record.of(document["record"], self._path)
-
-    def _ask(
-        self, verb: str, *, deadline: float | None = None, revive: bool = False, **fields: Any
-    ) -> tuple[dict[str, Any], list[int]]:
-        """Raises `NoKeeper` where nobody keeps it, unless one is to begin (`revive`)."""
-        while True:
-            try:
-                return self._links.ask(verb, fields, deadline)
-            except NoKeeper:
-                if not revive:
-                    raise
-            self._revive()
-
-    def _result(self, verb: str, **fields: Any) -> Completed:
-        document, _ = self._ask(verb, **fields)
-        return control.result_of(document["completed"])
-
-    def _of_running(self, verb: str, **fields: Any) -> None:
-        try:
-            self._ask(verb, **fields)
-        except NoKeeper as gone:
-            raise self._not_now(verb, gone.record) from None
-
-    def _not_now(self, verb: str, record: Record) -> InvalidState:
-        return InvalidState(f"{verb}: {self._shown()} is {record.status}, not running")
-
-    def _left(self, record: Record, verb: str) -> Completed:
-        """What is known of the end of one that nobody keeps any more."""
-        if record.started_at is None:
-            raise self._not_now(verb, record)
-        if record.ended is not None and record.ended.code is not None:
-            return record.ended.completed(self.args, self._path)
-        if verb == "stop":
-            return KILLED.completed(self.args, self._path)
-        raise SupervisorError(f"{verb}: {self._shown()} ended with its keeper, which died")
-
     def _kill_now(self) -> None:
         try:
             self.kill()
@@ -385,71 +328,17 @@ class Attached(Container):
             # It ended meanwhile.
             return
 
-    def _revive(self) -> None:
-        """Begins a new keeper, unless another process does. Raises ContainerNotFound and StoreBusy."""
-        held = self._held()
-        if held is not None:
-            record = Record.read(self._path)
-            self._links.keep(spawning.begin(self._store.path, self.id, self._path, held, record.environ))
-
-    def _remove_here(self) -> None:
-        held = self._held()
-        if held is None:
-            # Another process began a keeper meanwhile.
-            return self.remove(force=True)
-        with held:
-            discard(self._persistent.hide(self.id, self.name), files.remove_tree)
-
-    def _held(self) -> Lock | None:
-        """The lock of the keeper, once what the last one left has ended; None where there is a new one.
-        Raises ContainerNotFound and StoreBusy."""
-        deadline = time.monotonic() + _BEGIN_SECONDS
-        while (held := try_lock(os.path.join(self._path, HELD))) is None:
-            Record.read(self._path)
-            try:
-                self._links.keep(self._links.fresh())
-                return None
-            except NoKeeper:
-                if time.monotonic() >= deadline:
-                    raise StoreBusy(f"{self._shown()}: what its keeper left does not end") from None
-            time.sleep(_RETRY_SECONDS)
-        return held
-
     def _stats_if_running(self) -> Stats | None:
         try:
             return self._measured(self._require_alive("stats"))
         except (InvalidState, ContainerNotFound):
             return None
 
-    def _more_to_come(self) -> bool:
-        try:
-            return bool(self._ask("more")[0]["more"])
-        except NoKeeper as gone:
-            return gone.record.status == "created"
-        except (ContainerNotFound, SupervisorError):
-            return False
-
-    def _watch(self) -> socket.socket | None:
-        """A connection on which the keeper tells of news. One that was not started yet may get a keeper
-        that nobody would hear of, so it gets one now."""
-        try:
-            self._ask("more", revive=self._record().status == "created")
-            link = self._links.fresh()
-        except (ContainerNotFound, NoKeeper):
-            return None
-        control.send(link, {"protocol": control.PROTOCOL, "verb": "watch"})
-        return link
-
     def _output(self) -> Output | None:
         return _Streams(self) if self.status in ("running", "paused") else None
 
-    def terminal(self) -> int | None:
-        """A descriptor of its terminal, the caller's; None without one, and when it does not run."""
-        try:
-            _, fds = self._ask("terminal")
-        except NoKeeper:
-            return None
-        return fds[0] if fds else None
+    def _more_to_come(self) -> bool:
+        return self._peer.more_to_come()
 
     def _check_process(self) -> None:
         """It belongs to no process."""
@@ -461,13 +350,13 @@ class Attached(Container):
         try:
             return self._joints.run(paused=True)
         except NoKeeper as gone:
-            raise self._not_now(verb, gone.record) from None
+            raise self._peer.not_now(verb, gone.record) from None
 
     def _require_running(self, verb: str) -> Run:
         try:
             return self._joints.run()
         except NoKeeper as gone:
-            raise self._not_now(verb, gone.record) from None
+            raise self._peer.not_now(verb, gone.record) from None
 
     def _join(self, *args: Any, **kwargs: Any) -> Execution:
         begun = super()._join(*args, **kwargs)
@@ -488,9 +377,9 @@ class Attached(Container):
 
     def _proxied(self, *, running: bool) -> Proxied:
         try:
-            _, fds = self._ask("files", revive=not running, running=running)
+            _, fds = self._peer.ask("files", revive=not running, running=running)
         except NoKeeper as gone:
-            raise self._not_now("connect", gone.record) from None
+            raise self._peer.not_now("connect", gone.record) from None
         return Proxied(socket.socket(fileno=fds[0]))
 
     def _close_files(self) -> None:
@@ -506,14 +395,8 @@ class Attached(Container):
         return InvalidState(f"{verb}: {self._shown()} is {self.status}, not {state}")
 
     def forget(self) -> None:
-        """In a forked child: the connections are the parent's."""
+        """In a forked child: the lock may be held for ever."""
         self._changing = threading.RLock()
-        self._links.forget()
-        self._joints.forget()
-        self._journal.forget()
-        for one in (self._files, self._network):
-            if one is not None:
-                one.forget()
         self._files = self._network = None
 
 
@@ -528,7 +411,7 @@ class _Streams(Output):
         return self._container.stdin
 
     def terminal(self) -> int | None:
-        return self._container.terminal()
+        return self._container._peer.terminal()
 
     def resize(self, rows: int, columns: int) -> None:
         self._container.resize(rows, columns)
@@ -537,25 +420,14 @@ class _Streams(Output):
 class _Input(io.FileIO):
     """Closing it closes the keeper's, too; being thrown away does not."""
 
-    def __init__(self, fd: int, container: Attached) -> None:
+    def __init__(self, fd: int, peer: Peer) -> None:
         super().__init__(fd, "w")
-        self._container = container
+        self._peer = peer
 
     def close(self) -> None:
         if not self.closed:
             super().close()
-            self._container.close_stdin()
+            self._peer.close_stdin()
 
     def __del__(self) -> None:
         super().close()
-
-
-_attached: weakref.WeakSet[Attached] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for container in list(_attached):
-        container.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

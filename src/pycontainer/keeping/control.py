@@ -180,10 +180,12 @@ def ask(
     """One request and its answer; the connection is closed where that fails.
 
     Raises the error that the keeper had, TimeoutError at the deadline (time.monotonic), and SupervisorError
-    where the keeper died.
+    where the keeper died: with EPIPE where that was before it was asked.
     """
+    failure = errno.EPIPE
     try:
         send(sock, {"protocol": PROTOCOL, "verb": verb, **fields})
+        failure = errno.ECONNRESET
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         if not _sys.poll(poll, deadline):
@@ -193,7 +195,7 @@ def ask(
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     except (BrokenPipeError, ConnectionResetError) as error:
         sock.close()
-        raise SupervisorError(f"{verb}: asking the keeper, which died", errno=error.errno) from error
+        raise SupervisorError(f"{verb}: asking the keeper, which died", errno=failure) from error
     except BaseException:
         # The answer to this question would be taken for the next one's.
         sock.close()

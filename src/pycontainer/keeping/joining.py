@@ -16,7 +16,7 @@ from pycontainer import _sys
 from pycontainer._sys import Record
 from pycontainer.errors import InvalidState, SupervisorError
 from pycontainer.execution import Execution
-from pycontainer.keeping import control, plain
+from pycontainer.keeping import control, forks, plain
 from pycontainer.launch import Command
 from pycontainer.lives import Run
 from pycontainer.session import Session
@@ -91,6 +91,7 @@ class Joints:
         self._session: _Session | None = None
         self._run: _Joined | None = None
         self._ended: deque[int] = deque()
+        forks.remember(self)
 
     def run(self, *, paused: bool = False) -> Run:
         """The running program, and a number for one job that joins it. One that is paused is given only where

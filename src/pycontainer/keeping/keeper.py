@@ -22,9 +22,9 @@ from pycontainer.completed import Completed
 from pycontainer.errors import InvalidState, LaunchError, PycontainerError
 from pycontainer.keeping import control, plain, spawning
 from pycontainer.keeping import record as records
-from pycontainer.keeping.kept import KILLED, Kept, of_image
+from pycontainer.keeping.kept import Kept, of_image
 from pycontainer.keeping.proxy import relay
-from pycontainer.keeping.record import Record
+from pycontainer.keeping.record import KILLED, Record
 from pycontainer.store import Store
 from pycontainer.store.persistent import HELD, Persistent, discard
 from pycontainer.supervisor import files
@@ -362,7 +362,7 @@ class Keeper:
         number = supervisor.reserve()
         lease.add(number)
         answer: dict[str, Any] = {"target": begun.job.id, "number": number}
-        if request["target"] != begun.job.id:
+        if (request["owner"], request["target"]) != (here.owner_id, begun.job.id):
             started = begun.job.started
             answer |= {
                 "pid": 0 if started is None else started.pid,

@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 
 HOST = "host"
 
-KILLED = Ended(-9, "signaled")
-"""A container whose keeper or supervisor dies is killed."""
-
 
 def of_image(image: Image) -> dict[str, str]:
     """What is written down of an image, to open it again. Raises what opening it raises."""

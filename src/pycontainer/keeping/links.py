@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections import deque
@@ -9,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from pycontainer.errors import SupervisorError
-from pycontainer.keeping import control
+from pycontainer.keeping import control, forks
 from pycontainer.keeping.record import Record
 
 _IDLE = 4
@@ -30,20 +31,21 @@ class Links:
         self._path = path
         self._lock = threading.Lock()
         self._idle: deque[socket.socket] = deque()
+        forks.remember(self)
 
     def ask(
-        self, verb: str, fields: dict[str, Any], deadline: float | None
+        self, verb: str, fields: dict[str, Any], deadline: float | None, *, again: bool
     ) -> tuple[dict[str, Any], list[int]]:
-        """Raises NoKeeper, and as `control.ask`."""
+        """Raises NoKeeper, and as `control.ask`. Where the keeper dies meanwhile, one that may be asked
+        `again` is: then nobody keeps the container, which is an answer, too."""
         while True:
             with self._lock:
                 used = self._idle.popleft() if self._idle else None
             link = used or self.fresh()
             try:
                 return control.ask(link, verb, fields, deadline)
-            except SupervisorError:
-                # One that ended since the connection was made was asked nothing.
-                if used is None or link.fileno() >= 0:
+            except SupervisorError as error:
+                if link.fileno() >= 0 or not (again or error.errno == errno.EPIPE):
                     raise
             finally:
                 self.keep(link)

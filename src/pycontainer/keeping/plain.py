@@ -18,7 +18,7 @@ from pycontainer.options import Options
 from pycontainer.streams import DEVNULL, PIPE
 from pycontainer.units import refuse
 
-_KIND = "kind"
+_KIND = "!"
 _CLASSES = {
     "Bind": "mounts",
     "Tmpfs": "mounts",

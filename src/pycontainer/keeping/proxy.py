@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from pycontainer.errors import LaunchError, PycontainerError, SupervisorError
-from pycontainer.keeping import control
+from pycontainer.keeping import control, forks
 from pycontainer.supervisor.served import Served
 
 _EPIPE = 32
@@ -48,6 +48,7 @@ class Proxied(Served):
         self._lock = threading.Lock()
         self._serial = 0
         self._socket = connection
+        forks.remember(self)
 
     @property
     def ended(self) -> bool:

@@ -39,6 +39,10 @@ class Ended:
         return Completed(args, self.code, out, err, cause=self.cause, usage=self.usage)  # type: ignore[arg-type]
 
 
+KILLED = Ended(-9, "signaled")
+"""A container whose keeper or supervisor dies is killed."""
+
+
 @attrs.frozen
 class Record:
     """A persistent container as it is written down. Times are UTC.

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from pycontainer.keeping import control
+from pycontainer.keeping import control, forks
 from pycontainer.logs.files import LogFiles
 from pycontainer.logs.journal import Journal
 from pycontainer.logs.lines import Stream
@@ -53,6 +53,7 @@ class WatchedJournal(Journal):
         self._watch = watch
         self._connecting = threading.Lock()
         self._connection: socket.socket | None = None
+        forks.remember(self)
 
     def listen(self, call: Callable[[], None]) -> None:
         super().listen(call)
