@@ -543,7 +543,7 @@ def test_into_a_tree_whose_links_are_swapped(canary: Path, shared: Path, tree: P
 
 
 @as_root
-def test_what_a_user_inside_swaps_gives_him_nothing(tree: Path) -> None:
+def test_what_a_user_inside_swaps_gives_him_nothing(tmp_path: Path) -> None:
     """A copy to his directory, made by root, is no way to write to root's."""
     script = f"import ctypes, os, sys; os.setuid(1000)\n{SWAP}"
     with pc.create("host", [*PYTHON, script, "/home/him", "/etc"]) as container:
@@ -551,11 +551,11 @@ def test_what_a_user_inside_swaps_gives_him_nothing(tree: Path) -> None:
         container.path("/home/him").chmod(0o777)
         container.start()
         until(lambda: container.path("/home/him/ready").exists(), "it runs")
-        (tree / "sub").mkdir()
-        (tree / "sub" / "passwd").write_text("written")
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "passwd").write_text("written")
         before = sorted(path.name for path in container.path("/etc").iterdir())
         for _ in copies():
             with contextlib.suppress(pc.ContainerError):
-                container.copy_in(f"{tree}/.", "/home/him/tree")
+                container.copy_in(f"{tmp_path}/.", "/home/him/tree")
         assert container.path("/etc/passwd").read_text() != "written"
         assert sorted(path.name for path in container.path("/etc").iterdir()) == before
