@@ -46,10 +46,14 @@ class Attachment:
         self._closed = False
         self.stderr: BinaryIO | None = None
         self._typed: TerminalInput | None = None
+        self._own: tuple[int, object] | None = None
+        """The terminal's descriptor and what it is."""
         if terminal:
             ours, theirs = socket.socketpair()
-            self._typed = TerminalInput(os.dup(theirs.fileno()))
-            self.stdout: io.FileIO | io.BufferedReader = io.FileIO(theirs.detach(), "r")
+            fd = theirs.detach()
+            self._own = (fd, _identity(fd))
+            self._typed = TerminalInput(fd, closefd=False)
+            self.stdout: io.FileIO | io.BufferedReader = io.FileIO(fd, "r", closefd=False)
             self._pump = _Pump(journal, {"stdout": ours.detach()}, lambda: _terminal(output()))
         else:
             out, out_end = os.pipe2(os.O_CLOEXEC)
@@ -111,9 +115,10 @@ class Attachment:
             self._typed.hang_up()
         for file in (self.stdout, self.stderr):
             if file is not None:
-                # Whoever was given the descriptor may have closed it.
-                with suppress(OSError):
-                    file.close()
+                file.close()
+        # Whoever was given the descriptor may have closed it, and its number may be another's now.
+        if self._own is not None and _identity(self._own[0]) == self._own[1]:
+            os.close(self._own[0])
 
     def __iter__(self) -> Iterator[bytes]:
         lines = Lines()
@@ -153,6 +158,14 @@ class Attachment:
     def __repr__(self) -> str:
         kind = "streams" if self._typed is None else "terminal"
         return f"<Attachment {kind}{' closed' if self._closed else ''}>"
+
+
+def _identity(fd: int) -> object:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _reader(fd: int) -> io.BufferedReader:

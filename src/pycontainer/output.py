@@ -50,9 +50,13 @@ class Ring:
 class Taking:
     """Descriptors that the thread reads to their end, and where each one's bytes go."""
 
-    def __init__(self, sinks: dict[int, Sink], journal: Journal | None = None) -> None:
-        """`journal` is told when all of them are at their end, and may ask to wait with reading."""
+    def __init__(
+        self, sinks: dict[int, Sink], journal: Journal | None = None, *, terminal: int | None = None
+    ) -> None:
+        """`journal` is told when all of them are at their end, and may ask to wait with reading. All are
+        closed there but `terminal`, which would hang up a program that is about to end."""
         self._sinks = sinks
+        self._terminal = terminal
         self._journal = journal
         self.held: list[int] = []
         """Those that are not read until there is room for what they give."""
@@ -113,7 +117,8 @@ class Taking:
 
     def ended(self, fd: int) -> None:
         del self._sinks[fd]
-        os.close(fd)
+        if fd != self._terminal:
+            os.close(fd)
         if not self._sinks:
             self._finished.set()
             if self._journal is not None:
@@ -146,7 +151,7 @@ class Output:
             os.set_blocking(own, True)
             self.stdin = io.FileIO(own, "w") if self._master is None else TerminalInput(own)
             streams.stdin = None
-        self._taking = Taking(sinks, self._journal)
+        self._taking = Taking(sinks, self._journal, terminal=self._master)
 
     def _sink(self, name: Stream) -> Sink:
         keep = self._rings[name].append
@@ -192,13 +197,16 @@ class Output:
             self.stdin = None
         self.finish()
         self._streams.close()
+        master, self._master = self._master, None
+        if master is not None:
+            os.close(master)
 
 
 class TerminalInput(io.FileIO):
     """What is written is typed into a terminal, and closing it types an end of file."""
 
-    def __init__(self, fd: int) -> None:
-        super().__init__(fd, "w")
+    def __init__(self, fd: int, *, closefd: bool = True) -> None:
+        super().__init__(fd, "w", closefd=closefd)
         self._in_line = False
 
     def write(self, data: Any) -> int:

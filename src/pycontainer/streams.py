@@ -254,6 +254,8 @@ class Pump:
         self._input = memoryview(data)
         self._in_line = not data.endswith(b"\n") and data != b""
         self._ends = 0
+        self._hung_up = False
+        """Nobody had the terminal open, but the program may not have ended yet."""
         self._offered = False
         self._poll = select.poll()
         if job.channel >= 0:
@@ -291,6 +293,8 @@ class Pump:
             if self._job.take() is not None:
                 self._poll.unregister(fd)
                 self._drop_console()
+                if self._hung_up and self._streams.master is not None:
+                    self._poll.register(self._streams.master, select.POLLIN)
         elif fd == streams.stdin and events & (select.POLLOUT | select.POLLERR) and self._input:
             self._feed(fd)
             if fd in streams.readers and events & (select.POLLIN | select.POLLHUP):
@@ -334,6 +338,10 @@ class Pump:
                 self._type_end(fd)
             return
         self._poll.unregister(fd)
+        if fd == self._streams.master and self._job.final is None and not self._job.lost:
+            # Closed now, it would send SIGHUP to a program that is about to end.
+            self._hung_up = True
+            return
         self._streams.drop(fd)
 
     def _offer_input(self) -> None:
