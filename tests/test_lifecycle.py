@@ -539,6 +539,10 @@ def test_run_takes_no_options_of_containers_that_last() -> None:
         pc.run("host", ["true"], restart="always")
     with pytest.raises(pc.InvalidOption, match="restart"):
         pc.run("host", ["true"], options=pc.Options(restart="on-failure"))
+    others = {"persist": True, "log": "file", "healthcheck": ["true"], "wait": pc.wait.file("/x")}
+    for name, value in others.items():
+        with pytest.raises(pc.InvalidOption, match=rf"{name}=.*not for run\(\)"):
+            pc.run("host", ["true"], **{name: value})
     done = pc.run("host", ["true"], name="a-run", labels={"a": "b"}, annotations={"c": "d"}, restart=None)
     assert done.returncode == 0
 
