@@ -165,6 +165,8 @@ class Root:
 class _Template:
     data: Data
     before_scratch: bytes
+    before_joining: bytes
+    """The same where the container goes on in a copy of a mount namespace that is there already."""
     after_scratch: bytes
     after_root: bytes
     tail_head: bytes
@@ -193,7 +195,7 @@ def container(
     if cgroup is not None:
         _make_cgroup(prepare, cgroup)
     mine = STDIO + len(pass_fds)
-    setup.extend(template.before_scratch)
+    setup.extend(template.before_joining if root.joins else template.before_scratch)
     _scratch(setup, shape, root, first_fd=mine + (tty is not None))
     setup.extend(template.after_scratch)
     if shape.host is None:
@@ -388,16 +390,10 @@ def _make_cgroup(ops: Ops, cgroup: CgroupPlan) -> None:
 @functools.lru_cache(maxsize=64)
 def _template(shape: Shape) -> _Template:
     data = Data()
-    before, within, after = Ops(data), Ops(data), Ops(data)
-    before.keyring()
-    # Not in the clone: the child makes them itself, so that several do it at once.
-    before.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC)
-    if shape.own_network:
-        before.network()
-    first = 0 if shape.host is None else overlay.open_host_trees(before, shape.host)
-    trees = _open_trees(before, shape, first)
-    # Only now: what a bind shares with the host's mounts, it has from the tree it was copied from.
-    before.propagation(MS_PRIVATE)
+    before, joining, within, after = Ops(data), Ops(data), Ops(data), Ops(data)
+    trees = _before_scratch(before, shape)
+    if shape.place.kept:
+        _before_scratch(joining, shape, joins=True)
     overlay.furnish(within, shape.place.base, [*_cgroup_directories(shape), *_more_directories(shape)])
     _make_files(within, shape, trees)
     if shape.host is not None:
@@ -418,7 +414,32 @@ def _template(shape: Shape) -> _Template:
         for path in _root_mounts(shape):
             after.remount(path, MS_RDONLY)
     head, end = _program(data, shape.program)
-    return _Template(data, before.encode(), within.encode(), after.encode(), head, end, trees.volumes)
+    return _Template(
+        data,
+        before.encode(),
+        joining.encode(),
+        within.encode(),
+        after.encode(),
+        head,
+        end,
+        trees.volumes,
+    )
+
+
+def _before_scratch(ops: Ops, shape: Shape, *, joins: bool = False) -> _Trees:
+    """Namespaces, and the host's trees while they can be seen. One that `joins` a mount namespace makes none
+    that it would leave at once, which is dear, and mounts nothing before it is in that."""
+    ops.keyring()
+    # Not in the clone: the child makes them itself, so that several do it at once.
+    ops.unshare(CLONE_NEWUTS | CLONE_NEWIPC | (0 if joins else CLONE_NEWNS))
+    if shape.own_network:
+        ops.network()
+    first = 0 if shape.host is None else overlay.open_host_trees(ops, shape.host)
+    trees = _open_trees(ops, shape, first)
+    if not joins:
+        # Only now: what a bind shares with the host's mounts, it has from the tree it was copied from.
+        ops.propagation(MS_PRIVATE)
+    return trees
 
 
 def _root_mounts(shape: Shape) -> list[str]:
@@ -438,7 +459,7 @@ def _joining_template(program: Program, own_network: bool) -> _Template:
     setup.join(flags | CLONE_NEWNET if own_network else flags)
     setup.enter()
     head, end = _program(data, program)
-    return _Template(data, setup.encode(), b"", b"", head, end, ())
+    return _Template(data, setup.encode(), b"", b"", b"", head, end, ())
 
 
 @attrs.frozen
