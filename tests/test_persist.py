@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ import shell_root
 from containers import nothing_left, unique_seconds, until, with_argument
 from pycontainer.keeping import control, plain
 from pycontainer.store.persistent import Persistent
-
-STORE = Callable[[], Path]
 
 
 def persistent_directories() -> list[Path]:
@@ -148,7 +146,11 @@ def test_nothing_is_left_of_one_that_was_removed() -> None:
 
 def test_a_process_that_is_killed_leaves_it_running() -> None:
     creator = begun(
-        "pc.start('host', ['sleep', '1000'], persist=True, name='left'); print('up', flush=True); time.sleep(60)"
+        """
+        pc.start("host", ["sleep", "1000"], persist=True, name="left")
+        print("up", flush=True)
+        time.sleep(60)
+        """
     )
     assert creator.stdout is not None
     assert creator.stdout.readline() == "up\n"
@@ -188,7 +190,8 @@ def test_logs_exec_files_and_streams_are_there_in_another_process() -> None:
         while b"second" not in c.logs():
             time.sleep(0.01)
         print(sorted(c.logs(text=True)))
-        done = c.exec(["sh", "-c", "read x; echo $x $SECRET; exit 3"], input=b"given\\n", capture_output=True, text=True)
+        script = ["sh", "-c", "read x; echo $x $SECRET; exit 3"]
+        done = c.exec(script, input="given\\n", capture_output=True, text=True)
         print(done.returncode, done.stdout)
         with c.popen(["cat"], stdin=pc.PIPE, stdout=pc.PIPE) as process:
             print(process.communicate(b"through"))
@@ -328,7 +331,7 @@ def test_names_are_unique_between_processes() -> None:
     """
     others = [begun(script) for _ in range(4)]
     said = [other.communicate(timeout=60)[0].strip() for other in others]
-    assert sorted(said)[1:] == ["taken"] * 3 or sorted(said)[:3] == ["taken"] * 3 or said.count("taken") == 3
+    assert said.count("taken") == 3
     assert len(persistent_directories()) == 1
     with pytest.raises(pc.NameInUse):
         pc.create("host", ["true"], name="only")
@@ -440,7 +443,9 @@ def test_its_image_is_there_as_long_as_it_is(image: pc.Image, tmp_path: Path) ->
 
 def test_a_restart_policy_works_without_anybody() -> None:
     elsewhere(
-        "pc.start('host', ['sh', '-c', 'echo try; exit 1'], persist=True, restart='on-failure:2', name='again')"
+        """
+        pc.start("host", ["sh", "-c", "echo try; exit 1"], persist=True, restart="on-failure:2", name="again")
+        """
     )
     container = pc.Container.get("again")
     assert container.wait(30).returncode == 1
@@ -487,9 +492,19 @@ def test_secrets_are_nobody_elses() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [b"\0", b"\0{", b"\0[]", b"\1", b"\0" + b"[" * 30000, b"\0{}", b'\0{"protocol": 1}', b'\0{"protocol": 1, "verb": "_ring"}',
-     b'\0{"protocol": 1, "verb": "kill"}', b'\0{"protocol": 1, "verb": "stop", "timeout": []}'],
-)  # fmt: skip
+    [
+        b"\0",
+        b"\0{",
+        b"\0[]",
+        b"\1",
+        b"\0" + b"[" * 30000,
+        b"\0{}",
+        b'\0{"protocol": 1}',
+        b'\0{"protocol": 1, "verb": "_ring"}',
+        b'\0{"protocol": 1, "verb": "kill"}',
+        b'\0{"protocol": 1, "verb": "stop", "timeout": []}',
+    ],
+)
 def test_nonsense_harms_no_keeper(message: bytes) -> None:
     container = persistent()
     link = control.connect(str(persistent_directories()[0]))
@@ -578,8 +593,12 @@ def test_a_store_that_was_removed_takes_it_along(tmp_path: Path, monkeypatch: py
 
 
 def test_an_ordinary_user_has_them_too(as_user: ordinary_user.OrdinaryUser) -> None:
-    begin = "import pycontainer as pc; c = pc.start('host', ['sh', '-c', 'echo mine; exec sleep 1000'], persist=True, name='u')"
-    as_user(begin)
+    as_user(
+        """
+        import pycontainer as pc
+        pc.start("host", ["sh", "-c", "echo mine; exec sleep 1000"], persist=True, name="u")
+        """
+    )
     said = as_user(
         """
         import os, signal, json, time

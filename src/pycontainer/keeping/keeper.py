@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _SIGKILL = 9
 _MAX_CONNECTIONS = 256
-_LOOK_SECONDS = 10.0
+_LOOK_SECONDS = 3.0
 """How often it is looked whether the container's directory is still there."""
 _LAST_ANSWERS_SECONDS = 2.0
 

@@ -65,6 +65,9 @@ class Proxied(Served):
         with self._lock:
             self._socket.close()
 
+    def __del__(self) -> None:
+        self._socket.close()
+
     def forget(self) -> None:
         """In a forked child: the parent's lock may be held for ever."""
         self._lock = threading.Lock()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pycontainer
 from pycontainer.blobs.failures import store_errors
 from pycontainer.blobs.locks import Lock
 from pycontainer.errors import CapabilityUnavailable, SupervisorError
@@ -92,7 +91,7 @@ def _spawn(store: str, container: str, directory: str, held: int, env: dict[str,
         raise CapabilityUnavailable(
             "persist=True: this program does not know its Python interpreter (sys.executable)"
         )
-    package = str(Path(next(iter(pycontainer.__path__))).resolve().parent)
+    package = str(Path(__file__).resolve().parents[2])
     others = os.pathsep.join(path for path in sys.path if os.path.isabs(path) and path != package)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs, store_errors("starting a keeper in", directory):
