@@ -184,6 +184,14 @@ def test_only_a_running_container_has_a_network() -> None:
                 container.connect(port)
 
 
+def test_one_that_ends_at_the_wrong_moment_does_not_lead_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serves the files of a stopped container is in the host's network."""
+    with socket.create_server(("127.0.0.1", 0)) as mine, pc.create("host", ["sleep", "1000"]) as container:
+        monkeypatch.setattr(container, "_require_alive", lambda verb: None)
+        with pytest.raises(pc.InvalidState):
+            container.connect(mine.getsockname()[1])
+
+
 def test_nothing_is_left(server: pc.Container) -> None:
     server.connect(5001).close()
     with nothing_left():

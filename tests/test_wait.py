@@ -218,6 +218,21 @@ def test_listening(address: str, kind: str, hosts: list[str | None]) -> None:
                     container.wait_until(absent, timeout=0.05)
 
 
+def test_who_only_connects_from_a_port_does_not_listen() -> None:
+    code = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 5056))
+client = socket.create_connection(("127.0.0.1", 5056), source_address=("127.0.0.1", 5055))
+print("connected", flush=True)
+time.sleep(1000)
+"""
+    with (
+        served(code, wait.log("connected") & wait.listening(5056)) as container,
+        pytest.raises(pc.WaitFailed, match="nobody listens"),
+    ):
+        container.wait_until(wait.listening(5055), timeout=0.1)
+
+
 def test_listening_connects_to_nobody() -> None:
     with listener("127.0.0.1", 5055, "tcp", wait.listening(5055)) as container:
         time.sleep(0.2)
