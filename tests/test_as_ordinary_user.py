@@ -38,6 +38,10 @@ FILES = (
     "test_wait.py",
     "test_health.py",
     "test_connect.py",
+    "test_logs.py",
+    "test_attach.py",
+    "test_stats.py",
+    "test_events.py",
 )
 
 

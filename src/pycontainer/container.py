@@ -80,6 +80,7 @@ class Container:
         self._files_of: Run | None = None
         self._paused = False
         self._removed = False
+        self._beginning = False
         self._sealed = False
         self._journal = Journal(
             log_for(options.log, self._layer.directory),
@@ -695,6 +696,15 @@ class Container:
     def _begin(self, before: Run | None = None) -> None:
         """Starts the program, the first time or again, or by its policy after `before`; the caller holds
         the lock."""
+        # Meanwhile nobody knows whether its policy goes on after it.
+        self._beginning = True
+        try:
+            self._begin_run(before)
+        finally:
+            self._beginning = False
+            self._journal.poke()
+
+    def _begin_run(self, before: Run | None) -> None:
         self._check_layer("start")
         # Two mounts with one writable layer would ruin it.
         self._close_files()
@@ -710,7 +720,6 @@ class Container:
             if self._run is not None and not self._running():
                 self._run = last
             raise
-        self._journal.poke()
         tell(self, "start")
         watch(self)
         self._restarts.watch(run, self._again, before)
@@ -739,7 +748,7 @@ class Container:
         run = self._run
         if self._removed or self._owner_pid != os.getpid():
             return False
-        if run is None:
+        if run is None or self._beginning:
             return True
         if self._running():
             self._journal.mind(run.job)
