@@ -66,7 +66,9 @@ def _wait_for(
             # Asked before the next line: a next start is announced after it is there.
             restarting = over and container._restarts.pending(run)
             if container._run is not run:
-                return container._run
+                # Whoever starts it lets go when all that a start changes is done.
+                with container._changing:
+                    return container._run
             if over and not restarting:
                 raise _failed(container, f"ended ({_how(run)}) before it was ready", root)
             if root.met is False or now >= deadline:
