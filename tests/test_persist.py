@@ -377,6 +377,21 @@ def test_a_killed_keeper_takes_the_program_along_and_another_begins(image: pc.Im
     assert [change.path for change in container.diff()] == ["/mine"]
 
 
+def test_several_begin_a_new_keeper_at_once() -> None:
+    container = persistent(name="several")
+    os.kill(keeper_of(container), signal.SIGKILL)
+    script = """
+        try:
+            print(pc.Container.get("several").start().status)
+        except pc.InvalidState as error:
+            print("late")
+    """
+    others = [begun(script) for _ in range(3)]
+    said = sorted(other.communicate(timeout=60)[0].strip() for other in others)
+    assert said == ["late", "late", "running"]
+    assert container.status == "running"
+
+
 def test_one_without_keeper_is_removed() -> None:
     container = persistent(name="orphan")
     os.kill(keeper_of(container), signal.SIGKILL)
@@ -461,6 +476,85 @@ def test_what_cannot_be_written_down_is_refused() -> None:
     with pytest.raises(pc.InvalidOption, match="persist"):
         pc.run("host", ["true"], persist=True)
     assert persistent_directories() == []
+
+
+def test_one_that_was_removed_says_how_it_was() -> None:
+    container = persistent("sh", "-c", "exit 3", labels={"a": "b"})
+    container.wait()
+    container.remove()
+    assert (container.status, container.exit_code, container.labels) == ("stopped", 3, {"a": "b"})
+    with pytest.raises(pc.ContainerNotFound):
+        container.start()
+    with pytest.raises(pc.ContainerNotFound):
+        container.path("/x").exists()
+
+
+def test_a_template_makes_none() -> None:
+    with (
+        pc.create("host", ["true"]) as sealed,
+        sealed.seal() as template,
+        pytest.raises(pc.InvalidOption, match="fork"),
+    ):
+        template.fork(persist=True)
+
+
+def test_readiness_health_and_preparing_are_the_keepers(image: pc.Image) -> None:
+    container = pc.create(image, ["sh", "-c", "echo ready; sleep 1000"], persist=True, healthcheck=["true"])
+    container.prepare(["sh", "-c", "echo made > /made"])
+    container.prepare(lambda one: one.path("/called").write_text("x"))
+    assert {change.path for change in container.diff()} == {"/made", "/called"}
+    container.start()
+    container.wait_until(pc.wait.log("ready") & pc.wait.healthy() & pc.wait.file("/made"))
+    assert container.health == "healthy"
+    assert container.health_log[0].exit_code == 0
+    assert container.healthcheck is not None
+    with pytest.raises(pc.WaitFailed) as caught:
+        container.wait_until(pc.wait.log("never"), timeout=0.1)
+    assert caught.value.logs == b"ready\n"
+    with pytest.raises(pc.ExitError) as failed:
+        container.prepare(["sh", "-c", "echo why; exit 3"])
+    assert failed.value.result.stdout == b"why\n"
+    with pytest.raises(pc.InvalidOption, match="persist"):
+        container.wait_until(pc.wait.http("http://:80/", status=lambda status: True))
+    made = container.commit("persist/committed:1")
+    assert made.run(["cat", "/made"], capture_output=True).stdout == b"made\n"
+    made.remove()
+
+
+def test_its_terminal_is_there_in_another_process() -> None:
+    persistent("sh", "-c", "stty size; read x; stty size; echo got $x", tty=True, name="screen")
+    lines = elsewhere(
+        """
+        c = pc.Container.get("screen")
+        while b"24 80" not in c.logs():
+            time.sleep(0.01)
+        c.resize(30, 100)
+        with c.attach() as screen:
+            screen.write(b"typed\\n")
+            while b"got typed" not in c.logs():
+                time.sleep(0.01)
+        print(c.wait().returncode, b"30 100" in c.logs())
+        """
+    )
+    assert lines == ["0 True"]
+
+
+def test_connecting_from_another_process() -> None:
+    code = (
+        "import socket; s = socket.create_server(('127.0.0.1', 80)); print('up', flush=True); "
+        "c, _ = s.accept(); c.sendall(b'hello'); c.close()"
+    )
+    persistent(sys.executable, "-I", "-S", "-c", code, name="server")
+    lines = elsewhere(
+        """
+        c = pc.Container.get("server")
+        while b"up" not in c.logs():
+            time.sleep(0.01)
+        with c.connect(80, timeout=5) as link:
+            print(link.recv(100))
+        """
+    )
+    assert lines == ["b'hello'"]
 
 
 def test_options_come_back_as_they_were(tmp_path: Path) -> None:

@@ -52,10 +52,10 @@ _END_SECONDS = 30.0
 
 
 class Container:
-    """A container of this process; made by `create` and `start`. Safe from any thread.
+    """A container; made by `create` and `start`. Safe from any thread.
 
-    It is there until `remove`, and never outlives the process. As a context manager, leaving it kills
-    and removes it.
+    It is there until `remove`, and outlives the process only with `persist=True`: then every process of
+    this user finds it by `get` and `list`. As a context manager, leaving it kills and removes it.
     """
 
     def __init__(self, image: Image, args: Any, options: Options, layer: WritableLayer | None = None) -> None:
@@ -71,7 +71,7 @@ class Container:
         self._restarting = threading.RLock()
         # Kept as long as this one: its layers stay, even when the image is removed.
         self._root = image.rootfs()
-        self.healthcheck = _healthcheck(image, options)
+        self.healthcheck = healthcheck_of(image, options)
         """What is asked while it runs; the option's, or else the image's."""
         self._layer: WritableLayer = layer or new_layer(self._root)
         self.id = self._layer.id
@@ -720,6 +720,7 @@ class Container:
             if self._run is not None and not self._running():
                 self._run = last
             raise
+        self._journal.poke()
         tell(self, "start")
         watch(self)
         self._restarts.watch(run, self._again, before)
@@ -882,8 +883,8 @@ class Container:
         return _SIGTERM if named is None else parse_signal(named, option="the image's stop signal")
 
 
-def _healthcheck(image: Image, options: Options) -> Healthcheck | None:
-    """Raises InvalidImage, which `healthcheck=False` avoids."""
+def healthcheck_of(image: Image, options: Options) -> Healthcheck | None:
+    """The option's, or else the image's. Raises InvalidImage, which `healthcheck=False` avoids."""
     if options.healthcheck is not None:
         return options.healthcheck or None
     if image.config.healthcheck is None:

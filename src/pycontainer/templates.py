@@ -62,6 +62,8 @@ class Template:
 
         chosen = Options.merge(self._options if options is None else options, {"name": None, **overrides})
         if chosen.persist:
+            raise refuse("persist", True, "is not for forks: a template ends with its process")
+        if chosen.persist:
             raise refuse("persist", True, "a fork goes with its template; commit the container to an image")
         layer = self._above()
         try:

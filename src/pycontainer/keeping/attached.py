@@ -15,7 +15,7 @@ import attrs
 
 from pycontainer import known, runner
 from pycontainer.completed import Completed
-from pycontainer.container import Container, Status
+from pycontainer.container import Container, Status, healthcheck_of
 from pycontainer.errors import (
     ContainerNotFound,
     InvalidState,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pycontainer.changes import Change
     from pycontainer.execution import Execution
     from pycontainer.health import HealthResult, State
+    from pycontainer.healthcheck import Healthcheck
     from pycontainer.image import Image
     from pycontainer.lives import Run
     from pycontainer.measuring import Stats
@@ -74,6 +75,7 @@ class Attached(Container):
         self._store = store
         self._changing = threading.RLock()
         self._image = image
+        self._latest = record
         self._peer = Peer(store.path, record)
         self._joints = Joints(self._peer.links)
         self._journal: WatchedJournal = WatchedJournal(
@@ -123,48 +125,50 @@ class Attached(Container):
     def image(self) -> Image:  # type: ignore[override]
         """What it was made from."""
         if self._image is None:
-            self._image = to_image(self._store, self._peer.record().image)
+            self._image = to_image(self._store, self._record().image)
         return self._image
 
     @property
     def options(self) -> Options:  # type: ignore[override]
         """Its options now."""
-        return self._peer.record().read_options()
+        return self._record().read_options()
 
     @property
     def status(self) -> Status:
         """ "created", "running", "paused" or "stopped", as it is now."""
-        try:
-            return self._peer.record().status  # type: ignore[return-value]
-        except ContainerNotFound:
-            return "stopped"
+        return self._record().status  # type: ignore[return-value]
 
     @property
     def pid(self) -> int | None:
         """The host's number of the container's first process while it runs."""
-        return self._peer.record().pid
+        return self._record().pid
 
     @property
     def exit_code(self) -> int | None:
         """The program's exit status, -N after signal N; None before its end, and where it ended with
         its keeper."""
-        record = self._peer.record()
+        record = self._record()
         return None if record.ended is None or record.status != "stopped" else record.ended.code
 
     @property
     def started_at(self) -> datetime.datetime | None:
         """When its program was started the last time."""
-        return records.time_of(self._peer.record().started_at)
+        return records.time_of(self._record().started_at)
 
     @property
     def finished_at(self) -> datetime.datetime | None:
         """When its program ended; None while it runs, before, and where it ended with its keeper."""
-        return records.time_of(self._peer.record().finished_at)
+        return records.time_of(self._record().finished_at)
+
+    @property
+    def healthcheck(self) -> Healthcheck | None:  # type: ignore[override]
+        """What is asked while it runs; the option's, or else the image's."""
+        return healthcheck_of(self.image, self.options)
 
     @property
     def health(self) -> State | None:
         """What its healthcheck says while it runs: "starting", "healthy" or "unhealthy"; else None."""
-        return self._peer.record().health  # type: ignore[return-value]
+        return self._record().health  # type: ignore[return-value]
 
     @property
     def health_log(self) -> builtins.list[HealthResult]:
@@ -183,7 +187,7 @@ class Attached(Container):
     @property
     def restarts(self) -> int:
         """How often its restart policy started it again."""
-        return self._peer.record().restarts
+        return self._record().restarts
 
     def __repr__(self) -> str:
         name = "" if self.name is None else f" {self.name}"
@@ -249,7 +253,7 @@ class Attached(Container):
 
     def remove(self, force: bool = False) -> None:
         """Remove a container that does not run, or with `force` any; twice does no harm."""
-        self._peer.remove(force)
+        self._latest = self._peer.remove(force) or self._latest
         self._removed = True
         self._joints.close()
         self._close_files()
@@ -316,6 +320,14 @@ class Attached(Container):
         raise InvalidState(f"seal: {self._shown()} is persistent; commit it to an image and fork that")
 
     # How.
+
+    def _record(self) -> Record:
+        """How it stands; of one that was removed, how it stood."""
+        try:
+            self._latest = self._peer.record()
+        except ContainerNotFound:
+            self._latest = self._latest.without_keeper(removed=True)
+        return self._latest
 
     @property
     def _root(self) -> HostRoot | LayeredRoot:  # type: ignore[override]

@@ -190,7 +190,9 @@ class Keeper:
         except OSError as error:
             failure = LaunchError("in the keeper", errno=error.errno, path=error.filename)
             return {"error": control.of_error(failure)}, []
-        except (TypeError, KeyError, ValueError) as error:
+        except Exception as error:
+            # Whoever asked is told, and the keeper's log has the details.
+            traceback.print_exc()
             return {"error": control.of_error(PycontainerError(f"the keeper: {error!r}"))}, []
 
     def _ring(self) -> None:
@@ -401,7 +403,7 @@ class Keeper:
         discard(hidden, files.remove_tree)
         self._ring()
         self._end()
-        return {}, []
+        return self._status(connection, request)
 
 
 def main(store: str, container: str, held: int, first: int) -> None:

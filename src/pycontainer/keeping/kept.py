@@ -27,7 +27,6 @@ from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.options import Options
 from pycontainer.store import ContainerDir, HostRoot, LayeredRoot, Store
-from pycontainer.store.catalog import Entry
 from pycontainer.store.claims import Containers
 from pycontainer.store.persistent import LAYER
 from pycontainer.writable import DiskLayer, MemoryLayer
@@ -52,6 +51,8 @@ def to_image(store: Store, found: dict[str, str]) -> Image:
     container. Raises StoreError where it does not."""
     if found.get("name") == HOST:
         return Image.host()
+    from pycontainer.store.catalog import Entry
+
     digest = Digest(found["digest"])
     size = store.layout.blobs.size(digest) or 0
     manifest = Descriptor(media_types.OCI_MANIFEST, digest, size)

@@ -14,6 +14,8 @@ from pycontainer.keeping import control, forks
 from pycontainer.keeping.record import Record
 
 _IDLE = 4
+_TRIES = 10
+"""More than there are free connections, each of which may have lost its other end."""
 
 
 class NoKeeper(Exception):
@@ -38,17 +40,18 @@ class Links:
     ) -> tuple[dict[str, Any], list[int]]:
         """Raises NoKeeper, and as `control.ask`. Where the keeper dies meanwhile, one that may be asked
         `again` is: then nobody keeps the container, which is an answer, too."""
-        while True:
+        for left in reversed(range(_TRIES)):
             with self._lock:
                 used = self._idle.popleft() if self._idle else None
             link = used or self.fresh()
             try:
                 return control.ask(link, verb, fields, deadline)
             except SupervisorError as error:
-                if link.fileno() >= 0 or not (again or error.errno == errno.EPIPE):
+                if link.fileno() >= 0 or not left or not (again or error.errno == errno.EPIPE):
                     raise
             finally:
                 self.keep(link)
+        raise AssertionError
 
     def fresh(self) -> socket.socket:
         """A new connection; the caller closes it. Raises NoKeeper, and ContainerNotFound."""

@@ -85,15 +85,18 @@ class Peer:
             return KILLED.completed(self.args, self.path)
         raise SupervisorError(f"{verb}: {self.shown()} ended with its keeper, which died")
 
-    def remove(self, force: bool) -> None:
-        """Twice does no harm. Raises InvalidState, StoreBusy and StoreError."""
+    def remove(self, force: bool) -> Record | None:
+        """Gives how it stood in the end, None where another process has removed it. Raises InvalidState,
+        StoreBusy and StoreError."""
         try:
-            self.ask("remove", force=force)
+            document, _ = self.ask("remove", force=force)
+            return Record.of(document["record"], self.path)
         except ContainerNotFound:
-            pass
-        except NoKeeper:
-            self._remove_here()
-        self.links.close()
+            return None
+        except NoKeeper as gone:
+            return self._remove_here(gone.record)
+        finally:
+            self.links.close()
 
     def more_to_come(self) -> bool:
         """Whether it may write more."""
@@ -137,13 +140,14 @@ class Peer:
             record = Record.read(self.path)
             self.links.keep(spawning.begin(self.store, self.id, self.path, held, record.environ))
 
-    def _remove_here(self) -> None:
+    def _remove_here(self, record: Record) -> Record | None:
         held = self._held()
         if held is None:
             # Another process began a keeper meanwhile.
             return self.remove(True)
         with held:
             discard(self.persistent.hide(self.id, self.name), files.remove_tree)
+        return record
 
     def _held(self) -> Lock | None:
         """The lock of the keeper, once what the last one left has ended; None where there is a new one.

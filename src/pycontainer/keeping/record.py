@@ -108,9 +108,9 @@ class Record:
         except (TypeError, KeyError) as error:
             raise StoreError(f"{path}: {STATE} is damaged: {error}") from None
 
-    def without_keeper(self) -> Record:
+    def without_keeper(self, *, removed: bool = False) -> Record:
         """How it stands when nobody keeps it: nothing runs, whatever its last keeper wrote."""
-        if self.status in ("created", "stopped"):
+        if self.status == "stopped" or (self.status == "created" and not removed):
             return self
         return attrs.evolve(self, status="stopped", pid=None, finished_at=None, ended=None, health=None)
 
