@@ -484,6 +484,24 @@ def test_a_logger_that_raises_hears_no_more(monkeypatch: pytest.MonkeyPatch) -> 
     assert told == [KeyError]
 
 
+def test_a_logger_that_blocks_holds_up_its_container_alone() -> None:
+    go_on = threading.Event()
+
+    class Slow(logging.Logger):
+        def log(self, *_: Any, **__: Any) -> None:
+            go_on.wait(60)
+
+    script = "yes | head -c 10M"
+    with nothing_left(), pc.start("host", ["sh", "-c", script], log=Slow("x")) as container:
+        with pc.start("host", ["sh", "-c", script]) as other:
+            assert other.wait(60).returncode == 0
+        assert container.status == "running"
+        assert container._journal.forward is not None
+        assert container._journal.forward._size < 2 * 2**20
+        go_on.set()
+        assert container.wait(60).returncode == 0
+
+
 def test_run_takes_no_log() -> None:
     with pytest.raises(pc.InvalidOption, match="log"):
         pc.run("host", ["true"], log="file")

@@ -133,7 +133,9 @@ def test_the_stream_ends_with_the_container() -> None:
 def test_the_stream_is_not_disturbed_by_output() -> None:
     script = "for i in $(seq 50); do echo x; sleep 0.01; done"
     with pc.start("host", ["sh", "-c", script]) as container:
-        assert len(list(container.stats_stream(interval=0.3))) <= 4
+        began = time.monotonic()
+        found = list(container.stats_stream(interval=0.3))
+        assert len(found) <= (time.monotonic() - began) / 0.3 + 2
 
 
 def test_the_stream_can_be_left() -> None:
