@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -61,6 +62,11 @@ def supervisor_of(keeper: int) -> int:
     raise AssertionError(f"keeper {keeper} has no supervisor")
 
 
+def remove_all() -> None:
+    for container in pc.Container.list(all=True):
+        container.remove(force=True)
+
+
 @pytest.fixture(autouse=True)
 def removed() -> Iterator[None]:
     """Whatever a test leaves goes, its keepers by their numbers at last."""
@@ -71,8 +77,9 @@ def removed() -> Iterator[None]:
             pids.append(int(json.loads((path / "state.json").read_text())["keeper"][0]))
         except (OSError, ValueError, KeyError):
             continue
-    for container in pc.Container.list(all=True):
-        container.remove(force=True)
+    remove_all()
+    # Errors that a test caught hold its containers, and their connections.
+    gc.collect()
     for pid in pids:
         try:
             until(lambda pid=pid: not alive(pid), f"keeper {pid} to end", seconds=5)

@@ -196,9 +196,9 @@ def create(
     chosen = Options.merge(options, overrides)
     found = find_image(image, store, pull)
     if chosen.persist:
-        from pycontainer.keeping.attached import Attached
+        from pycontainer.keeping import finding
 
-        return Attached.make(found, args, chosen, store)
+        return finding.create(found, args, chosen, store)
     return Container(found, args, chosen)
 
 

@@ -119,6 +119,11 @@ class Attached(Container):
             raise
         return made
 
+    @property
+    def directory(self) -> str:
+        """Its own, in the store."""
+        return self._peer.path
+
     # State.
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pycontainer.errors import ContainerNotFound, StoreError
 from pycontainer.keeping.attached import Attached
@@ -16,12 +16,21 @@ from pycontainer.store.store import default_path
 
 if TYPE_CHECKING:
     from pycontainer.container import Container
+    from pycontainer.image import Image
+    from pycontainer.options import Options
 
 _SHORTEST_BEGINNING = 4
 
 _lock = threading.Lock()
 _here: weakref.WeakValueDictionary[str, Attached] = weakref.WeakValueDictionary()
 """Who is looked for twice is found as the same object."""
+
+
+def create(image: Image, args: Any, options: Options, store: Store | None) -> Container:
+    """A new container; raises as `Attached.make`."""
+    made = Attached.make(image, args, options, store)
+    with _lock:
+        return _here.setdefault(made.directory, made)
 
 
 def find(wanted: str, store: Store | None) -> Container | None:
