@@ -15,6 +15,7 @@ from ordinary_user import OrdinaryUser
 HERE = Path(__file__).resolve().parent
 
 FILES = (
+    "test_persist.py",
     "test_run.py",
     "test_exec.py",
     "test_process.py",

@@ -20,7 +20,7 @@ import pytest
 import ordinary_user
 import pycontainer as pc
 import shell_root
-from containers import nothing_left, unique_seconds, until, with_argument
+from containers import as_root, nothing_left, unique_seconds, until, with_argument
 from pycontainer.keeping import control, plain
 from pycontainer.store.persistent import Persistent
 
@@ -286,13 +286,6 @@ def test_states_and_what_they_forbid() -> None:
         container.start()
     with pytest.raises(pc.InvalidState, match="running"):
         container.remove()
-    container.pause()
-    assert container.status == "paused"
-    with pytest.raises(pc.InvalidState):
-        container.exec(["true"])
-    container.unpause()
-    container.update(pids=77)
-    assert container.options.pids == 77
     pid = container.pid
     container.restart()
     assert (container.status, container.pid != pid) == ("running", True)
@@ -303,6 +296,20 @@ def test_states_and_what_they_forbid() -> None:
     with pytest.raises(pc.LaunchError, match="missing"):
         pc.start("host", ["/missing"], persist=True)
     assert [path.name for path in persistent_directories()] == [container.id]
+
+
+@as_root
+def test_pausing_and_other_limits() -> None:
+    container = persistent(name="slow")
+    container.pause()
+    assert elsewhere("print(pc.Container.get('slow').status)") == ["paused"]
+    with pytest.raises(pc.InvalidState):
+        container.exec(["true"])
+    container.unpause()
+    container.update(pids=77)
+    assert container.options.pids == 77
+    container.restart()
+    assert container.stats().pids_limit == 77
 
 
 def test_two_processes_stop_it_at_once() -> None:
@@ -407,8 +414,8 @@ def test_one_without_keeper_is_removed() -> None:
     assert container.status == "stopped"
 
 
-def test_a_dead_supervisor_is_noticed_and_replaced() -> None:
-    container = persistent()
+def test_a_dead_supervisor_is_noticed_and_replaced(image: pc.Image) -> None:
+    container = pc.start(image, ["sleep", "1000"], persist=True)
     container.exec(["true"])
     keeper = keeper_of(container)
     os.kill(supervisor_of(keeper), signal.SIGKILL)
