@@ -491,7 +491,7 @@ def test_a_logger_that_blocks_holds_up_its_container_alone() -> None:
         def log(self, *_: Any, **__: Any) -> None:
             go_on.wait(60)
 
-    script = "yes | head -c 10M"
+    script = "yes 0123456789012345678901234567890123456789 | head -c 10M"
     with nothing_left(), pc.start("host", ["sh", "-c", script], log=Slow("x")) as container:
         with pc.start("host", ["sh", "-c", script]) as other:
             assert other.wait(60).returncode == 0
