@@ -720,7 +720,6 @@ class Container:
             if self._run is not None and not self._running():
                 self._run = last
             raise
-        self._journal.poke()
         tell(self, "start")
         watch(self)
         self._restarts.watch(run, self._again, before)
