@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,19 @@ def test_what_cannot_go_is_named(remover: list[str], tmp_path: Path) -> None:
         subprocess.run(["chattr", "-i", str(stuck / "file")], check=True)
     assert (result["err"], result.path, result.what) == (errno.EPERM, b"sub/stuck/file", "removing a file")
     assert remove(remover, tmp_path, "tree")["status"] == 0
+
+
+def test_several_at_once(remover: list[str], tmp_path: Path) -> None:
+    """A dying supervisor and the next one that opens the store may both be at it."""
+    for _ in range(5):
+        for number in range(40):
+            dig(make(tmp_path / "tree" / str(number)), 12)
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(lambda _: remove(remover, tmp_path, "tree"), range(4)))
+        assert [result["status"] for result in results] == [0] * 4, results
+        assert not (tmp_path / "tree").exists()
+
+
+def make(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    return directory

@@ -127,7 +127,7 @@ push(struct removal *removal, int dir_fd, const char *name)
     int fd = pctr_open_dir_beneath(dir_fd, name);
     if (fd < 0 && errno == EACCES) {
         if (open_up(dir_fd, name, removal->depth > 0) < 0) {
-            errno = EACCES;
+            errno = errno == ENOENT ? ENOENT : EACCES;
             return -1;
         }
         fd = pctr_open_dir_beneath(dir_fd, name);
@@ -158,6 +158,9 @@ next_entry(struct level *level)
     do {
         if (level->next >= level->have) {
             ssize_t got = getdents64(level->fd, level->chunk, sizeof(level->chunk));
+            if (got < 0 && errno == ENOENT) {
+                return 0; /* somebody else has removed the directory meanwhile */
+            }
             if (got <= 0) {
                 return (int)got;
             }
@@ -180,7 +183,7 @@ move_up(struct removal *removal, struct level *level, const char *name)
     for (;;) {
         char up[32];
         snprintf(up, sizeof(up), ".pctr-gone-%llu", (unsigned long long)removal->moved++);
-        if (renameat(level->fd, name, removal->levels[0].fd, up) == 0) {
+        if (renameat(level->fd, name, removal->levels[0].fd, up) == 0 || errno == ENOENT) {
             return 0;
         }
         if (errno == EACCES && !opened) {
@@ -318,6 +321,9 @@ pctr_tree_remove(int parent_fd, const char *name, struct pctr_tree_error *error)
         return fail(&removal, 0, "removing a file");
     }
     if (push(&removal, parent_fd, name) < 0) {
+        if (errno == ENOENT) {
+            return 0;
+        }
         return fail(&removal, 0, errno == EXDEV ? "a mount stands here" : "opening a directory");
     }
     int status = remove_all(&removal);

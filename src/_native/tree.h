@@ -17,7 +17,8 @@ struct pctr_tree_error {
  * `name` is one component. No link is followed and no mount is entered. Any depth is removed with
  * at most 33 descriptors open and no memory but a static one (so: one removal at a time in a
  * process), by moving what lies deeper up to the top. Directories that shut their owner out are
- * opened up. Nobody may write to the tree meanwhile: that is safe, but may end in ENOTEMPTY. After
+ * opened up. Nobody may write to the tree meanwhile: that is safe, but may end in ENOTEMPTY; others
+ * may remove it, too. After
  * a failure, or a death half-way, the same call goes on where it ended. */
 int pctr_tree_remove(int parent_fd, const char *name, struct pctr_tree_error *error);
 
