@@ -200,7 +200,9 @@ def sweep_containers(parent: str, remove_tree: Callable[[str], None]) -> None:
     with claim(parent) as heap:
         with store_errors("sweeping", parent):
             for lock in dead:
-                os.rename(lock.path, os.path.join(heap.path, os.path.basename(lock.path)))
+                # Its supervisor may be at its own end, in which it removes the same.
+                with suppress(FileNotFoundError):
+                    os.rename(lock.path, os.path.join(heap.path, os.path.basename(lock.path)))
         remove_tree(heap.path)
     for lock in dead:
         lock.release()
