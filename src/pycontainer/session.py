@@ -36,7 +36,6 @@ class Session:
         self.many_ids = self.supervisor.idmap is None or self.supervisor.idmap.many
         self.capabilities = _ALL_CAPABILITIES if self.rootless else _own_capabilities()
         self.cgroups = cgroups.prepare_owner(cgroups.host(), owner.id)
-        self._known_directories: tuple[str, ...] = ()
         self._trees: tuple[str, ...] = ()
         self.supervisor.hello(self._final_plan(), owner.fd)
         owner.hand_over()
@@ -53,11 +52,7 @@ class Session:
         so an ordinary user without control groups goes without it. `freezer`: it can be paused, where
         the host can do that."""
         optional = frozenset({"pids"}) if defaults and self.rootless else frozenset()
-        made = cgroups.plan(self.cgroups, job, limits, optional=optional, freezer=freezer)
-        if self.cgroups.directories != self._known_directories:
-            # A new hierarchy: the supervisor must know what to remove at its own end.
-            self.supervisor.hello(self._final_plan())
-        return made
+        return cgroups.plan(self.cgroups, job, limits, optional=optional, freezer=freezer)
 
     def answer_for(self, tree: str) -> None:
         """Has the supervisor remove `tree` at its end, whatever becomes of this process."""
@@ -66,12 +61,11 @@ class Session:
             self.supervisor.hello(self._final_plan())
 
     def _final_plan(self) -> bytes:
-        self._known_directories = self.cgroups.directories
         ops = plan.Ops(plan.Data())
         for tree in self._trees:
             ops.remove_tree(*os.path.split(tree))
         # The mark goes last: while anything bears its id, the next opener must find it.
-        for path in (*self._known_directories, self._mark):
+        for path in (*self.cgroups.places, self._mark):
             ops.rmdir(path, flags=plan.IGNORE)
         return plan.encode(ops.data, setup=ops.encode())
 

@@ -47,6 +47,14 @@ class Owner:
         """The directories made so far, absolute host paths."""
         return tuple(self._made.values())
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Every directory that it may ever make: who removes them must know before one is made."""
+        return tuple([self._path(one) for one in self.host.hierarchies if one.parent is not None])
+
+    def _path(self, hierarchy: Hierarchy) -> str:
+        return f"{hierarchy.parent}/{PREFIX}{self.name}"
+
     def __repr__(self) -> str:
         return f"<Owner {self.name} {self.host.version} {' '.join(self.directories)}>"
 
@@ -56,7 +64,7 @@ class Owner:
         if found is not None:
             return found
         with self.lock:
-            path = f"{hierarchy.parent}/{PREFIX}{self.name}"
+            path = self._path(hierarchy)
             _make(path)
             if "cpuset" in hierarchy.names:
                 _fill_cpuset(hierarchy.parent or hierarchy.mount, path)
