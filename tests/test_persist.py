@@ -651,7 +651,8 @@ def test_what_a_process_began_in_it_ends_with_that_process() -> None:
     seconds = unique_seconds()
     other = begun(
         f"""
-        p = pc.Container.get("host-of-all").popen(["sleep", {seconds!r}])
+        quiet = {{"stdout": pc.DEVNULL, "stderr": pc.DEVNULL}}
+        p = pc.Container.get("host-of-all").popen(["sleep", {seconds!r}], **quiet)
         print("up", flush=True)
         time.sleep(60)
         """
