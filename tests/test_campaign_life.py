@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -248,3 +249,116 @@ def test_killed_at_any_moment_of_a_life(server: subprocess.Popen[str], place: Pa
     assert killed >= len(moments) // 3
     # For docs/reliability.md; shown by pytest -rP.
     print(f"{step}: {killed} of {len(moments)} killed, slowest recovery {slowest * 1000:.0f} ms")
+
+
+WORKER = """
+import os, random, sys, time
+import pycontainer as pc
+
+def changed(store):
+    with pc.Image.get("base:1", store=store).create(["sleep", "1000"]) as container:
+        container.path("/tmp/changed").write_bytes(os.urandom(2_000))
+        yield container
+
+def create(store):
+    for container in changed(store):
+        assert container.status == "created"
+
+def start(store):
+    for container in changed(store):
+        assert container.start().exec(["cat", "/tmp/changed"], capture_output=True).returncode == 0
+
+def commit(store):
+    for container in changed(store):
+        container.commit(random.choice(NAMES))
+
+def fork(store):
+    for container in changed(store):
+        with container.seal() as template, template.fork() as made:
+            assert made.exec(["ls", "/tmp/changed"], capture_output=True).returncode == 0
+
+def remove(store):
+    try:
+        pc.Image.get(random.choice(NAMES), store=store).remove(force=True)
+    except pc.ImageNotFound:
+        pass
+
+def prune(store):
+    store.prune()
+
+NAMES = [f"made:{number}" for number in range(4)]
+VERBS = [create, start, commit, fork, remove, prune]
+store = pc.Store.default()
+end = time.monotonic() + float(sys.argv[1])
+number = 0
+while time.monotonic() < end:
+    # Everybody does everything, each in an order of its own.
+    if number % len(VERBS) == 0:
+        random.shuffle(VERBS)
+    verb = VERBS[number % len(VERBS)]
+    began = time.monotonic()
+    verb(store)
+    os.write(1, f"{verb.__name__} {int((time.monotonic() - began) * 1e6)}\\n".encode())
+    number += 1
+"""
+WORKERS = 8
+SECONDS = float(os.environ.get("PYCONTAINER_CAMPAIGN_SECONDS", "6"))
+STARVED = 5.0
+"""Seconds that no single verb takes, whoever else is at it."""
+
+
+def test_eight_processes_on_one_store(place: Path, tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYCONTAINER_STORE": str(place)}
+    chance, until = random.Random(), time.monotonic() + SECONDS
+
+    def work(number: int) -> subprocess.Popen[bytes]:
+        seconds = str(max(0.1, until - time.monotonic()))
+        with (
+            (tmp_path / f"out{number}").open("wb") as out,
+            (tmp_path / f"errors{number}").open("wb") as errors,
+        ):
+            return subprocess.Popen(
+                [sys.executable, "-W", "error", str(script), seconds],
+                env=variables,
+                stdout=out,
+                stderr=errors,
+            )
+
+    everybody = [work(number) for number in range(WORKERS)]
+    working = list(everybody)
+    while time.monotonic() < until:
+        time.sleep(chance.uniform(0.05, 0.4))
+        place_of_one = chance.randrange(WORKERS)
+        working[place_of_one].kill()
+        working[place_of_one] = work(len(everybody))
+        everybody.append(working[place_of_one])
+    statuses = [one.wait(60) for one in everybody]
+    complaints = [
+        text for number in range(len(everybody)) if (text := (tmp_path / f"errors{number}").read_text())
+    ]
+    assert not complaints, complaints[0]
+    assert set(statuses) <= {0, -signal.SIGKILL}, statuses
+    counts, longest = Counter[str](), 0
+    for number in range(len(everybody)):
+        for line in (tmp_path / f"out{number}").read_text().splitlines():
+            verb, took = line.split()
+            counts[verb] += 1
+            longest = max(longest, int(took))
+    assert len(counts) == 6 and min(counts.values()) >= 3, counts
+    assert longest < STARVED * 1e6, longest
+    with pc.Store(place) as store:
+        assert store.check() == []
+        for image in pc.Image.list(store=store):
+            if image.tags != ["base:1"]:
+                image.remove(force=True)
+        store.prune()
+        assert store.check() == []
+        # The base image's config and manifest, its one layer.
+        assert len(list(store.layout.blobs.names())) == 3
+        assert len(os.listdir(store.layers.root)) == 1
+    for part in ("containers", "mounts", "staging"):
+        host_process.eventually(lambda part=part: not os.listdir(place / part), 2.0, f"nothing in {part}")
+    killed = statuses.count(-signal.SIGKILL)
+    print(f"{sum(counts.values())} verbs, {killed} killed, longest {longest / 1000:.0f} ms: {dict(counts)}")
