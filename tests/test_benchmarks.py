@@ -24,8 +24,10 @@ from benchmarks.competitors import NAMES, competitor_class
 from benchmarks.competitors.floor import compile_floor
 from benchmarks.competitors.floor_settings import Settings
 from benchmarks.harness import Result, Summary, Table, Target, Unavailable
-from benchmarks.roots import HOST
+from benchmarks.measures import life
+from benchmarks.roots import HOST, make_busybox
 from benchmarks.seccomp_filter import write as write_filter
+from benchmarks.workers import Entry, field_of
 
 
 def quick(turns: dict[str, harness.Turn], *, rounds: int, warmups: int = 1) -> dict[str, Result]:
@@ -132,6 +134,32 @@ def test_help_names_every_benchmark() -> None:
     )
     for name in ("start", "exec", "memory", "threads", "many", "pull", "push", "life"):
         assert re.search(rf"^ +{name} +\S", done.stdout, re.MULTILINE)
+
+
+def test_what_life_asks_its_worker(tmp_path: Path) -> None:
+    need(os.geteuid() == 0, "root")
+    need(shutil.which("busybox") is not None, "busybox")
+    root = make_busybox(tmp_path)
+    with field_of([Entry("pycontainer", root, "pycontainer")], tmp_path) as field:
+        assert not field.unavailable
+        worker = field.ready["pycontainer"]
+        for question in life.questions(["busybox"], 10, 500):
+            figures = question.ready(worker)()
+            assert len(figures) == 5 and min(figures) > 0, question.label
+        crowd = worker.ask("life", what="crowd", count=6, threads=2, listed=3)
+        assert crowd["alive"] == crowd["count"] == 6
+        assert crowd["before"] == crowd["after"]
+        assert crowd["during"]["processes"] >= crowd["before"]["processes"] + 12
+        worker.ask("change", tar=str(root.tar))
+        assert worker.ask("commit", reference="bench/changed:latest")[0] > 0
+
+
+def test_the_targets_of_what_was_not_measured() -> None:
+    nobody = {"unavailable": "no root"}
+    asked = life.questions(["busybox", "host"], 10, 500)
+    targets = [*life._targets(asked, {}, 10, 500), *life._crowd_targets(nobody)]
+    assert [target.reached for target in targets] == [None] * len(targets)
+    assert life._crowd_rows(nobody) == []
 
 
 @pytest.fixture(scope="module")

@@ -132,19 +132,19 @@ def _counts(supervisor: int, place: Path) -> dict[str, int]:
         "supervisor's descriptors": len(os.listdir(_PROC / str(supervisor) / "fd")),
         "threads": len(os.listdir(own / "task")),
         "mounts": len((own / "mountinfo").read_text().splitlines()),
-        "cgroups": _cgroups(),
+        "cgroups": _cgroups(place),
         "files": sum(len(names) for _, *pair in os.walk(place) for names in pair),
     }
 
 
-def _cgroups() -> int:
-    """Control groups beneath this process's own (others on the machine come and go)."""
-    total = 0
-    for line in (_PROC / "self/cgroup").read_text().splitlines():
-        number, controllers, path = line.split(":", 2)
-        mount = Path("/sys/fs/cgroup") / controllers.removeprefix("name=")
-        if number == "0" and (mount / "unified").is_dir():
-            mount = mount / "unified"
-        top = mount / path.lstrip("/")
-        total += sum(1 for _ in os.walk(top))
-    return total
+def _cgroups(place: Path) -> int:
+    """Control groups of the owners that the store in `place` has marks of, with all below them: others of
+    this machine come and go."""
+    names = {f"pycontainer-{owner}" for owner in os.listdir(place / "store/hosts")}
+    tops = [
+        Path(directory) / name
+        for directory, below, _ in os.walk("/sys/fs/cgroup")
+        for name in below
+        if name in names
+    ]
+    return sum(1 for top in tops for _ in os.walk(top))
