@@ -115,13 +115,18 @@ def _rollup(pid: int, names: tuple[str, ...]) -> int:
 
 
 def settled_counts(supervisor: int, place: Path, wanted: dict[str, int] | None) -> dict[str, int]:
-    """What there is of everything that could be left behind; waits a little for `wanted`."""
+    """What there is of everything that could be left behind; waits a little for `wanted`, or without it
+    until nothing changes any more."""
     deadline = time.monotonic() + _SETTLE_SECONDS
-    while True:
-        counts = _counts(supervisor, place)
-        if wanted is None or counts == wanted or time.monotonic() > deadline:
-            return counts
+    counts = _counts(supervisor, place)
+    while time.monotonic() < deadline:
+        if counts == wanted:
+            break
         time.sleep(0.05)
+        before, counts = counts, _counts(supervisor, place)
+        if wanted is None and counts == before:
+            break
+    return counts
 
 
 def _counts(supervisor: int, place: Path) -> dict[str, int]:
