@@ -740,3 +740,9 @@ def test_an_ordinary_user_has_them_too(as_user: ordinary_user.OrdinaryUser) -> N
         """
     )
     assert said.stdout.split() == ["running", "0", "data", "-15", "data", "running"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a" * 300, "a\0b", "ü" * 200])
+def test_what_can_be_nobodys_name_finds_nobody(name: str) -> None:
+    with persistent(name="somebody"), pytest.raises(pc.ContainerNotFound):
+        pc.Container.get(name)

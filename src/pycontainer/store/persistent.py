@@ -26,6 +26,7 @@ HELD = "held"
 """Locked for as long as anything of the container is alive."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _MAX_STATE = 16 * 2**20
 
 
@@ -45,6 +46,9 @@ class Persistent:
 
     def named(self, name: str) -> str | None:
         """The id of the container that has this name. Raises StoreError."""
+        if not _NAME.fullmatch(name):
+            # Asked for by somebody; it must lead nowhere else.
+            return None
         with store_errors("reading", self._names):
             try:
                 found = os.readlink(os.path.join(self._names, name))
