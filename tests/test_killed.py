@@ -235,7 +235,8 @@ def test_killed_at_any_moment(
         assert status in (0, *KILLED), moment
         killed += status in KILLED
         with campaign.opened() as store:
-            assert left(store) == [], moment
+            # The dead one's supervisor may be at it still.
+            host_process.eventually(lambda store=store: not left(store), 1.0, f"nothing left, {moment}")
             assert store.check() == [], moment
             again(campaign, store)
             assert left(store) == [] and store.check() == [], moment
