@@ -26,7 +26,7 @@ HELD = "held"
 """Locked for as long as anything of the container is alive."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _MAX_STATE = 16 * 2**20
 
 
