@@ -24,6 +24,7 @@ import pytest
 import host_process
 import pycontainer as pc
 import shell_root
+from conftest import need
 
 SERVER = """
 import contextlib, itertools, os, signal, sys, time, traceback
@@ -362,3 +363,27 @@ def test_eight_processes_on_one_store(place: Path, tmp_path: Path) -> None:
         host_process.eventually(lambda part=part: not os.listdir(place / part), 2.0, f"nothing in {part}")
     killed = statuses.count(-signal.SIGKILL)
     print(f"{sum(counts.values())} verbs, {killed} killed, longest {longest / 1000:.0f} ms: {dict(counts)}")
+
+
+CROWD = """
+number=0
+while [ $number -lt 5000 ]; do sleep 1000 & number=$((number + 1)); done
+echo done
+wait
+"""
+
+
+def test_five_thousand_children(place: Path) -> None:
+    """They are all there at once, and killed at once."""
+    need(int(Path("/proc/sys/kernel/pid_max").read_text()) > 10_000, "room for 5,000 processes")
+    with pc.Store(place) as store:
+        image = pc.Image.get("base:1", store=store)
+        with image.start(["sh", "-c", CROWD], pids=6_000, log="memory") as container:
+            host_process.eventually(lambda: b"done" in container.logs().read(), 60, "5,000 children")
+            crowd = len(host_process.family(container.pid or 0))
+            began = time.monotonic()
+            container.kill()
+            ended = time.monotonic() - began
+            assert container.wait(30).cause == "signaled"
+        assert crowd > 5_000 and ended < 1, (crowd, ended)
+    print(f"{crowd} processes killed in {ended * 1000:.0f} ms")
