@@ -22,7 +22,7 @@ from pycontainer.oci.manifest import Manifest
 from pycontainer.oci.platform import Platform
 from pycontainer.oci.reference import Reference
 from pycontainer.oci.times import parse_time
-from pycontainer.store import HostRoot, LayeredRoot, RootFS, Store
+from pycontainer.store import LayeredRoot, RootFS, Store
 
 if TYPE_CHECKING:
     import datetime
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 ConfigLike = ImageConfig | Mapping[str, Any]
 
-_HOST = "host"
+HOST = "host"
 _ID = re.compile(r"(?:sha256:)?[0-9a-f]{12,64}")
 
 
@@ -62,7 +62,9 @@ class Image:
     @staticmethod
     def host() -> Image:
         """This machine's own root file system, read-only; containers write to a layer of their own."""
-        return _host()
+        from pycontainer.host_image import host_image
+
+        return host_image()
 
     @classmethod
     def scratch(cls, *, store: Store | None = None) -> Image:
@@ -183,7 +185,7 @@ class Image:
 
         Raises ImageNotFound, also where several IDs begin so, and InvalidReference.
         """
-        if ref == _HOST:
+        if ref == HOST:
             return cls.host()
         store = store or Store.default()
         entry = _find(store, ref)
@@ -442,94 +444,6 @@ class Image:
         return hash((self.id, self.digest))
 
 
-class _HostImage(Image):
-    """The host's root file system: in no store, so it has no digest, layers or names."""
-
-    def __init__(self, config: ImageConfig) -> None:
-        self.__dict__["config"] = config
-        self._rootfs = HostRoot()
-
-    @property
-    def id(self) -> str:
-        return _HOST
-
-    @property
-    def digest(self) -> str | None:
-        return None
-
-    @property
-    def tags(self) -> builtins.list[str]:
-        return []
-
-    @property
-    def layers(self) -> tuple[Descriptor, ...]:
-        return ()
-
-    @property
-    def size(self) -> int:
-        return 0
-
-    def tag(self, ref: str) -> None:
-        raise ImageError(f"the host image cannot be named {ref!r}: it is in no store")
-
-    def _push_to(
-        self, client: Any, repository: Any, tags: Any, *, compression: Any, report: Any
-    ) -> Descriptor:
-        raise ImageError("the host image cannot be pushed: it is in no store; see Image.from_directory")
-
-    def push(self, ref: str | None = None, **_: Any) -> Descriptor:
-        raise ImageError("the host image cannot be pushed: it is in no store; see Image.from_directory")
-
-    def save(self, path: str | os.PathLike[str], format: str = "oci-archive") -> None:
-        raise ImageError("the host image cannot be saved: it is in no store; see Image.from_directory")
-
-    def export(self, path: str | os.PathLike[str]) -> None:
-        raise ImageError("the host image cannot be exported: it is this machine's root, at /")
-
-    def mount(self) -> AbstractContextManager[Path]:
-        raise ImageError("the host image cannot be mounted: it is this machine's root, at /")
-
-    def untag(self, ref: str) -> None:
-        raise ImageNotFound(f"the host image has no name {ref!r}")
-
-    def remove(self, force: bool = False) -> None:
-        raise ImageError("the host image cannot be removed: it is in no store")
-
-    def configure(self, **changes: Any) -> Image:
-        return _HostImage(changed(self.config, changes))
-
-    def rootfs(self) -> RootFS:
-        assert self._rootfs is not None
-        return self._rootfs
-
-    def __repr__(self) -> str:
-        return "<Image host>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _HostImage) and self.config == other.config
-
-    def __hash__(self) -> int:
-        return hash(_HOST)
-
-
-@functools.cache
-def _host() -> Image:
-    """One for the whole process, with the environment that a program needs to be found and to speak."""
-    default = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    env = {"PATH": os.environ.get("PATH") or default}
-    for name in sorted(os.environ):
-        if name == "LANG" or name.startswith("LC_"):
-            env[name] = os.environ[name]
-    platform = Platform.host()
-    config = ImageConfig(
-        architecture=platform.architecture,
-        variant=platform.variant,
-        env=env,
-        cmd=(os.environ.get("SHELL") or "/bin/sh",),
-    )
-    return _HostImage(config)
-
-
 def _find(store: Store, ref: str) -> Entry | None:
     """A name wins over an ID that looks like one."""
     catalog = store.catalog
@@ -555,7 +469,7 @@ def complete_name(ref: str | None) -> str | None:
     """A name to be given, written out; InvalidReference where it cannot be one."""
     if ref is None:
         return None
-    if ref == _HOST:
+    if ref == HOST:
         raise InvalidReference("'host' always means this machine's own root file system")
     reference = Reference.complete(ref)
     if reference.digest is not None:
@@ -570,7 +484,7 @@ def wanted_platform(platform: str | Platform | None) -> Platform | None:
 
 def _pullable(ref: str) -> Reference:
     """What to pull; InvalidReference where it can be no image of a registry."""
-    if ref == _HOST:
+    if ref == HOST:
         raise InvalidReference("'host' is this machine's own root file system, in no registry")
     return Reference.complete(ref)
 
