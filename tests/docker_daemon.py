@@ -24,7 +24,8 @@ class Docker:
         with (place / "dockerd.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    "dockerd",
+                    # What it mounts stays among its own: nobody else meets mounts below /tmp.
+                    *("unshare", "--mount", "dockerd"),
                     *("--host", self._address, "--pidfile", str(place / "docker.pid")),
                     *("--data-root", str(place / "data"), "--exec-root", str(place / "exec")),
                     *("--storage-driver", "vfs", "--bridge", "none", "--iptables=false"),

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 int
@@ -41,12 +42,21 @@ pctr_op_give(struct pctr_context *context, const struct pctr_op *op)
     return file < 0 ? file : pctr_send_fds(context->fds[op->arg], "", 1, &file, 1, 0);
 }
 
+enum { KEYRING_TRIES = 100 };
+
 int
 pctr_op_keyring(struct pctr_context *context, const struct pctr_op *op)
 {
     (void)context;
     (void)op;
     int result = pctr_result(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL));
+
+    /* An ordinary user may have 200 keys, and the kernel frees those of the dead when it likes. */
+    for (int i = 0; result == -EDQUOT && i < KEYRING_TRIES; i++) {
+        const struct timespec pause = {.tv_nsec = 10000000};
+        (void)nanosleep(&pause, NULL);
+        result = pctr_result(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL));
+    }
     /* A kernel without keyrings has none to share. */
     return result == -ENOSYS ? 0 : result;
 }
