@@ -296,3 +296,9 @@ def test_a_forked_process_starts_its_own() -> None:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
     assert pc.run("host", ["true"]).returncode == 0
+
+
+def test_what_its_network_has() -> None:
+    for network in ("none", "host"):
+        with pc.create("host", ["true"], network=network) as container:
+            assert (container.ports, container.ip_address) == ({}, None)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pycontainer.errors import UnsafeLayer as UnsafeLayer
     from pycontainer.errors import UnsupportedPlatform as UnsupportedPlatform
     from pycontainer.errors import WaitFailed as WaitFailed
+    from pycontainer.files.paths import ContainerPath as ContainerPath
     from pycontainer.happenings import Event as Event
     from pycontainer.happenings import Events as Events
     from pycontainer.happenings import events as events
@@ -91,6 +92,7 @@ _MODULES = {
     "Container": "container",
     "ContainerError": "errors",
     "ContainerNotFound": "errors",
+    "ContainerPath": "files.paths",
     "DEVNULL": "streams",
     "Descriptor": "oci.descriptor",
     "DigestMismatch": "errors",

@@ -199,6 +199,16 @@ class Container:
         """How often its restart policy started it again."""
         return self._restarts.count
 
+    @property
+    def ports(self) -> dict[str, tuple[str, int]]:
+        """Its ports that the host has: none, since its network is "none" or the host's own."""
+        return {}
+
+    @property
+    def ip_address(self) -> str | None:
+        """The address that is its own: None, since its network is "none" or the host's own."""
+        return None
+
     def __repr__(self) -> str:
         name = "" if self.name is None else f" {self.name}"
         return f"<Container {self.id[:12]}{name} {self.image!r} {self.status}>"
