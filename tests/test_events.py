@@ -153,7 +153,7 @@ def test_who_does_not_take_them_loses_some(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.cgroup
 def test_out_of_memory() -> None:
-    need(cgroups.host().controllers["memory"].available, "the memory controller")
+    need(cgroups.host().controllers["memory"].available, "the memory controller", of_root=True)
     code = "[bytearray(1 << 20) for _ in range(100)]"
     with pc.events(["oom", "die"]) as events, pc.start("host", [*PYTHON, code], memory="20M"):
         assert next(events).type == "oom"
@@ -163,7 +163,7 @@ def test_out_of_memory() -> None:
 
 @pytest.mark.cgroup
 def test_pausing() -> None:
-    need(cgroups.host().controllers["freezer"].available, "the freezer")
+    need(cgroups.host().controllers["freezer"].available, "the freezer", of_root=True)
     with sleeper() as container, pc.events() as events:
         container.pause()
         container.unpause()

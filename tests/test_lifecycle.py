@@ -53,7 +53,7 @@ needs_freezer = pytest.mark.usefixtures("frozen")
 
 @pytest.fixture
 def frozen() -> None:
-    need(freezer(), "a freezer control group")
+    need(freezer(), "a freezer control group", of_root=True)
 
 
 # States.
@@ -452,6 +452,8 @@ def test_limits_that_cannot_be() -> None:
 
 
 def test_listed_and_found() -> None:
+    for other in pc.Container.list(all=True):
+        other.remove(force=True)  # what tests before this one kept
     with (
         sleeper(name="one", labels={"app": "db", "tier": "back"}) as one,
         pc.create("host", ["true"], labels={"app": "web"}) as two,

@@ -156,7 +156,7 @@ def test_they_know_when() -> None:
 
 def controlled(*controllers: str) -> None:
     for controller in controllers:
-        need(cgroups.host().controllers[controller].available, f"the {controller} controller")
+        need(cgroups.host().controllers[controller].available, f"the {controller} controller", of_root=True)
 
 
 @pytest.mark.cgroup

@@ -141,6 +141,8 @@ class Run:
             if self.job.final is not None and self.job.final.exited:
                 ago = time.monotonic() - self.job.final.exited
                 self._finished_at -= datetime.timedelta(seconds=max(0.0, ago))
+            # When it was started is when that was heard of; a short program may be over by then.
+            self._finished_at = max(self._finished_at, self.started_at)
         return self._finished_at
 
     def result(self) -> Completed | None:

@@ -118,7 +118,12 @@ class Volumes:
         directory = os.path.join(self.path(name), "users")
         found = []
         with store_errors("listing", directory):
-            for container in sorted(os.listdir(directory)):
+            try:
+                names = sorted(os.listdir(directory))
+            except FileNotFoundError:
+                # Removed by force meanwhile, or made anew under the same name.
+                raise missing(name, self.store) from None
+            for container in names:
                 record = os.path.join(directory, container)
                 with open(record, "rb") as file:
                     said = json.loads(file.read(_MAX_INFO))
