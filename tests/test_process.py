@@ -227,5 +227,5 @@ def test_a_program_that_outlives_its_reader_dies_with_the_container() -> None:
     seconds = unique_seconds()
     with sleeper() as container:
         container.popen(["sleep", seconds], stdout=PIPE).stdout.close()
-        assert with_argument(seconds)
+        until(lambda: with_argument(seconds), "the program runs")
     until(lambda: not with_argument(seconds), "the program is gone")

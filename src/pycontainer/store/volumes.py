@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pycontainer.blobs.failures import store_errors
+from pycontainer.blobs.failures import store_errors, translate
 from pycontainer.blobs.locks import try_lock, wait_for
 from pycontainer.blobs.staging import write_file
 from pycontainer.errors import NameInUse, PycontainerError, StoreCorrupt, StoreError
@@ -117,13 +117,8 @@ class Volumes:
         lock. Raises StoreError."""
         directory = os.path.join(self.path(name), "users")
         found = []
-        with store_errors("listing", directory):
-            try:
-                names = sorted(os.listdir(directory))
-            except FileNotFoundError:
-                # Removed by force meanwhile, or made anew under the same name.
-                raise missing(name, self.store) from None
-            for container in names:
+        try:
+            for container in sorted(os.listdir(directory)):
                 record = os.path.join(directory, container)
                 with open(record, "rb") as file:
                     said = json.loads(file.read(_MAX_INFO))
@@ -131,6 +126,11 @@ class Volumes:
                     found.append(User(container, said["name"]))
                 else:
                     os.unlink(record)
+        except FileNotFoundError:
+            # Removed by force meanwhile, or made anew under the same name.
+            raise missing(name, self.store) from None
+        except OSError as error:
+            raise translate(error, "listing", directory) from error
         return found
 
     def enter(self, name: str, user: User, held: str) -> None:
