@@ -10,6 +10,7 @@ Warm up first (one run before the block), so that the supervisor and caches are 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import tempfile
@@ -37,6 +38,8 @@ def unchanged(
     `ignore` names kinds (keys of what `held` gives) that other programs on a shared machine disturb;
     `store` is the store's directory, $PYCONTAINER_STORE where it is not given.
     """
+    # What earlier tests left to the collector would go meanwhile.
+    gc.collect()
     before = held(store)
     yield
     deadline = time.monotonic() + settle

@@ -35,8 +35,10 @@ pctr_op_fn pctr_op_remove_tree, pctr_op_apply_layer, pctr_op_adopt_looks;
 /* ops_archive.c: trees written as archives */
 pctr_op_fn pctr_op_write_changes;
 pctr_op_fn pctr_op_write_tar;
-/* serve.c */
-pctr_op_fn pctr_op_serve;
+/* serve.c, forward.c, impair.c: children that serve until the host hangs up */
+pctr_op_fn pctr_op_serve, pctr_op_forward, pctr_op_impair;
+/* netlink.c */
+pctr_op_fn pctr_op_netlink;
 /* ops_namespace.c */
 pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_join_fd, pctr_op_give, pctr_op_network,
     pctr_op_keyring, pctr_op_hostname, pctr_op_sysctl;

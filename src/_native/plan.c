@@ -15,11 +15,12 @@ enum {
     USES_S2_STRINGS = 32, /* s2 is `size` bytes of strings, each ended by NUL */
     USES_NEXT_FD = 64,    /* without an s1, the descriptor after arg's, too */
     USES_S2_LIST = 128,   /* s2 is strings, an empty one at their end */
+    USES_MAYBE_FD = 256,  /* arg is such an index, or -1 */
 };
 
 struct rule {
     bool known;
-    uint8_t uses;
+    uint16_t uses;
     uint32_t unit; /* `size` is a multiple of this; 0: any */
 };
 
@@ -45,6 +46,9 @@ static const struct rule rules[] = {
     [PCTR_OP_NETWORK] = {true, 0, 0},
     [PCTR_OP_HOSTNAME] = {true, 0, 0},
     [PCTR_OP_SYSCTL] = {true, USES_S2_DATA, 0},
+    [PCTR_OP_NETLINK] = {true, USES_MAYBE_FD | USES_S2_DATA, 0},
+    [PCTR_OP_FORWARD] = {true, USES_FD, 0},
+    [PCTR_OP_IMPAIR] = {true, USES_FD, 0},
     [PCTR_OP_PROPAGATION] = {true, 0, 0},
     [PCTR_OP_ROOT] = {true, 0, 0},
     [PCTR_OP_MOUNT] = {true, 0, 0},
@@ -131,6 +135,9 @@ op_fits(const struct pctr_op *op, const char *data, uint32_t data_size, unsigned
         return false;
     }
     if ((rule->uses & USES_FD) && (op->arg < 0 || (unsigned)op->arg >= nfds)) {
+        return false;
+    }
+    if ((rule->uses & USES_MAYBE_FD) && (op->arg < -1 || op->arg >= (int)nfds)) {
         return false;
     }
     if ((rule->uses & USES_NEXT_FD) && op->s1 == 0 && (unsigned)op->arg + 1 >= nfds) {

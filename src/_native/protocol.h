@@ -109,12 +109,20 @@ enum pctr_op_code {
     PCTR_OP_UNSHARE = 12,     /* n1 CLONE_NEW* flags */
     PCTR_OP_JOIN = 13,        /* n1 CLONE_NEW* flags of the target job's namespaces */
     PCTR_OP_JOIN_FD = 14,     /* arg fd of a namespace, n1 its CLONE_NEW* flag */
-    PCTR_OP_GIVE = 18,    /* s1 the host's file, whose descriptor goes to the socket at fd arg */
-    PCTR_OP_KEYRING = 15, /* a fresh anonymous session keyring */
-    PCTR_OP_NETWORK = 16, /* a network namespace of its own, with loopback up */
+    PCTR_OP_GIVE = 18,    /* s1 the host's file, opened with access mode n1: its descriptor goes to
+                             the socket at fd arg */
+    PCTR_OP_KEYRING = 15,     /* a fresh anonymous session keyring */
+    PCTR_OP_NETWORK = 16,     /* a network namespace of its own, with loopback up */
     PCTR_OP_CGROUP_JOIN = 20, /* into all groups that CGROUP_OPEN opened; n1: in the supervisor */
     PCTR_OP_HOSTNAME = 17,    /* s1 name */
     PCTR_OP_SYSCTL = 19,      /* s1 path below /proc/sys, s2 data of `size` bytes */
+    PCTR_OP_NETLINK = 22, /* s2 `size` bytes of netlink(7) messages of protocol n2, s1 what they are
+                             about; sent in the network namespace at fd arg, or for -1 in the
+                             process's own; n1: where in them a descriptor of its own goes, or 0 */
+    PCTR_OP_FORWARD = 23, /* arg fd of a SEQPACKET socket: carries what comes to the host's sockets
+                             to ports of the network namespace */
+    PCTR_OP_IMPAIR = 24,  /* arg fd of a SEQPACKET socket: carries frames between pairs of links,
+                             late, slowly, and not all of them */
 
     /* The file system, before the pivot; targets are resolved beneath the current root. */
     PCTR_OP_PROPAGATION = 30, /* n1 MS_PRIVATE or MS_SLAVE, recursively on / */

@@ -188,8 +188,24 @@ class Ops:
     def join_fd(self, fd: int, flag: int) -> None:
         self.add(OP["JOIN_FD"], arg=fd, n1=flag)
 
-    def give(self, fd: int, path: str) -> None:
-        self.add(OP["GIVE"], arg=fd, s1=self.data.text(path))
+    def give(self, fd: int, path: str, access: int = os.O_RDONLY) -> None:
+        self.add(OP["GIVE"], arg=fd, s1=self.data.text(path), n1=access)
+
+    def netlink(
+        self, messages: bytes, what: str, *, namespace: int = -1, own_at: int = 0, protocol: int = 0
+    ) -> None:
+        """`namespace` is the index of a descriptor, or -1 for the process's own network namespace; at
+        `own_at` in the messages a descriptor of that goes in. `what` names in errors what they are about."""
+        data = self.data
+        self.add(
+            OP["NETLINK"],
+            arg=namespace,
+            s1=data.text(what),
+            s2=data.raw(messages),
+            size=len(messages),
+            n1=own_at,
+            n2=protocol,
+        )
 
     def serve(self, fd: int) -> None:
         self.add(OP["SERVE"], arg=fd)
