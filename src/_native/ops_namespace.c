@@ -37,7 +37,8 @@ pctr_op_join_fd(struct pctr_context *context, const struct pctr_op *op)
 int
 pctr_op_give(struct pctr_context *context, const struct pctr_op *op)
 {
-    PCTR_AUTO_FD file = pctr_openat2(AT_FDCWD, pctr_text(context, op->s1), op->n1 & O_ACCMODE, 0, 0);
+    PCTR_AUTO_FD file =
+        pctr_openat2(AT_FDCWD, pctr_text(context, op->s1), op->n1 & O_ACCMODE, 0, 0);
 
     return file < 0 ? file : pctr_send_fds(context->fds[op->arg], "", 1, &file, 1, 0);
 }
