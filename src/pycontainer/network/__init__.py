@@ -1,0 +1,1 @@
+"""Networks: namespaces, links, addresses and names, and the ways into and out of them."""

@@ -1,0 +1,59 @@
+"""Who is called what: the texts of /etc/hosts, /etc/resolv.conf and /etc/hostname in a container.
+
+See hosts(5) and resolv.conf(5).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+_LOCAL = """127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+ff02::1\tip6-allnodes
+ff02::2\tip6-allrouters
+"""
+_OWN = "127.0.1.1"
+"""Where a container without an address on a network finds itself, as Debian has it."""
+
+
+def hosts_head(hostname: str, extra: Sequence[tuple[str, str]], addresses: Sequence[str]) -> str:
+    """What is a container's own; those that it can reach by name follow. `extra` are (name, address),
+    `addresses` the container's own."""
+    lines = [_LOCAL]
+    lines += [f"{address}\t{name}\n" for name, address in extra]
+    lines += [f"{address}\t{hostname}\n" for address in addresses or [_OWN]]
+    return "".join(lines)
+
+
+def hosts_lines(addresses: Iterable[str], names: Sequence[str]) -> str:
+    """The lines of one member of a network."""
+    spelled = " ".join(names)
+    return "".join(f"{address}\t{spelled}\n" for address in addresses)
+
+
+def resolver(nameservers: Iterable[str]) -> str:
+    """resolv.conf; without a name server libraries ask at the loopback address, where nobody answers."""
+    return "".join(f"nameserver {address}\n" for address in nameservers)
+
+
+class HostsFile:
+    """A container's /etc/hosts, rewritten through its descriptor while programs read it.
+
+    One write(2) of never less than what stood there: a reader finds the one or the other, never half.
+    """
+
+    def __init__(self, descriptor: int, head: str) -> None:
+        self._descriptor = descriptor
+        self._head = head
+        self._size = 0
+
+    def write(self, members: str) -> None:
+        content = (self._head + members).encode("ascii")
+        os.pwrite(self._descriptor, content.ljust(self._size, b"\n"), 0)
+        self._size = max(self._size, len(content))
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

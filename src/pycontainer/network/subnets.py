@@ -1,0 +1,169 @@
+"""Subnets for networks, and the addresses in them.
+
+Networks are namespaces of their own, so equal subnets would not disturb each other; they are different all
+the same, so that a log or a packet tells which network it is from. The reservation is an abstract Unix socket
+(unix(7)): the kernel keeps it as long as the process, and no file has to be tidied up.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import ipaddress
+import os
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+
+from pycontainer.errors import ContainerError, InvalidOption
+from pycontainer.network.links import Address
+from pycontainer.units import refuse
+
+Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_POOL = ipaddress.IPv4Network("10.128.0.0/9")
+_LENGTH = 20
+"""Room for 4,093 containers, and for 2,048 networks."""
+_LENGTH_6 = 64
+
+
+def parse(value: object) -> tuple[ipaddress.IPv4Network | None, ipaddress.IPv6Network | None]:
+    """`subnet=` of `Network.create`: one such as "10.1.2.0/24", or one of each family. Raises InvalidOption."""
+    values = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+    found: dict[int, Subnet] = {}
+    for one in values:
+        try:
+            subnet = ipaddress.ip_network(one)  # type: ignore[arg-type]
+        except (ValueError, TypeError) as error:
+            raise refuse("subnet", one, f"must be a subnet such as '10.1.2.0/24': {error}") from None
+        if subnet.version in found:
+            raise refuse("subnet", value, f"names two IPv{subnet.version} subnets; at most one of each")
+        if isinstance(one, int) or subnet.num_addresses < 4:
+            raise refuse("subnet", one, "must have room for a gateway and containers: /30 (IPv4), /126 (IPv6)")
+        if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
+            raise refuse("subnet", one, "must hold addresses of hosts")
+        found[subnet.version] = subnet
+    four, six = found.get(4), found.get(6)
+    assert not isinstance(four, ipaddress.IPv6Network) and not isinstance(six, ipaddress.IPv4Network)
+    return four, six
+
+
+class Reserved:
+    """A subnet that no other process takes while this is open."""
+
+    def __init__(self, four: ipaddress.IPv4Network | None) -> None:
+        """`four` as it is, or one that is free. Raises ContainerError where none is."""
+        self._socket: socket.socket | None = None
+        self.subnet = self._take() if four is None else four
+
+    def _take(self) -> ipaddress.IPv4Network:
+        taken = list(routed())
+        for candidate in _candidates():
+            if any(candidate.overlaps(other) for other in taken):
+                continue
+            held = _hold(candidate)
+            if held is not None:
+                self._socket = held
+                return candidate
+        raise ContainerError(f"no free subnet in {_POOL}; give one with subnet=")
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+
+def _candidates() -> Iterator[ipaddress.IPv4Network]:
+    """All of the pool, from a place of this process's on: who begins alike asks in vain for long."""
+    count = 1 << (_LENGTH - _POOL.prefixlen)
+    size = 1 << (32 - _LENGTH)
+    start = int.from_bytes(os.urandom(2), "big")
+    for number in range(count):
+        first = int(_POOL.network_address) + (start + number) % count * size
+        yield ipaddress.IPv4Network((first, _LENGTH))
+
+
+def _hold(subnet: ipaddress.IPv4Network) -> socket.socket | None:
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        held.bind(f"\0pycontainer/subnet/{subnet}")
+    except OSError as error:
+        held.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return None
+    return held
+
+
+def routed() -> Iterator[ipaddress.IPv4Network]:
+    """Where this process's own routes lead, but the default one: proc_pid_net(5), route."""
+    try:
+        with open("/proc/self/net/route", encoding="ascii") as routes:
+            lines = routes.read().splitlines()[1:]
+    except FileNotFoundError:
+        return
+    for line in lines:
+        fields = line.split()
+        # Both as the machine has them in memory, in hexadecimal.
+        where, mask = (socket.ntohl(int(fields[i], 16)) for i in (1, 7))
+        if mask:
+            yield ipaddress.IPv4Network((where & mask, bin(mask).count("1")))
+
+
+@functools.lru_cache(maxsize=1)
+def _site() -> bytes:
+    """This process's part of its IPv6 subnets: RFC 4193, section 3.2."""
+    return b"\xfd" + os.urandom(5)
+
+
+def unique_local(four: ipaddress.IPv4Network) -> ipaddress.IPv6Network:
+    """An IPv6 subnet beside an IPv4 one."""
+    number = int(four.network_address) >> (32 - _LENGTH) & 0xFFFF
+    prefix = _site() + number.to_bytes(2, "big") + bytes(8)
+    return ipaddress.IPv6Network((prefix, _LENGTH_6))
+
+
+def has_ipv6() -> bool:
+    return os.path.exists("/proc/sys/net/ipv6")
+
+
+class Addresses:
+    """The addresses of one subnet; the first is the gateway's. Safe from any thread."""
+
+    def __init__(self, subnet: Subnet) -> None:
+        self.subnet = subnet
+        self.gateway: Address = subnet[1]
+        self._lock = threading.Lock()
+        self._taken: set[int] = {1}
+        # IPv4's last one is for broadcasts.
+        self._end = min(subnet.num_addresses - (1 if subnet.version == 4 else 0), 1 << 20)
+        self._next = 2
+
+    def take(self) -> Address:
+        """One that is free, and was not used lately: others may still know who had it. Raises
+        ContainerError where none is left."""
+        with self._lock:
+            for number in [*range(self._next, self._end), *range(2, self._next)]:
+                if number not in self._taken:
+                    self._taken.add(number)
+                    self._next = number + 1
+                    return self.subnet[number]
+        raise ContainerError(f"no free address in {self.subnet}")
+
+    def take_this(self, wanted: Address) -> None:
+        """Raises InvalidOption where it is not one for a container, or taken."""
+        if wanted not in self.subnet:
+            raise InvalidOption(f"ip_address={str(wanted)!r}: is not in the network's {self.subnet}")
+        number = int(wanted) - int(self.subnet.network_address)
+        last = int(self.subnet.broadcast_address) if self.subnet.version == 4 else None
+        if number == 0 or int(wanted) == last:
+            raise InvalidOption(f"ip_address={str(wanted)!r}: is no host's address in {self.subnet}")
+        with self._lock:
+            if number in self._taken:
+                raise InvalidOption(f"ip_address={str(wanted)!r}: is taken in the network's {self.subnet}")
+            self._taken.add(number)
+
+    def give_back(self, addresses: Iterable[Address]) -> None:
+        with self._lock:
+            for address in addresses:
+                if address in self.subnet:
+                    self._taken.discard(int(address) - int(self.subnet.network_address))
