@@ -274,6 +274,25 @@ def test_mounting_what_another_repository_has(store: Store, registry: FaultRegis
     assert registry.bytes_received("PUT|PATCH", "/team/two/blobs/") == configs
 
 
+def test_mounting_is_tried_from_images_with_that_blob_alone(
+    store: Store, registry: FaultRegistry, client: Client
+) -> None:
+    layers = [images_made.layer({name: bytes(5000)}) for name in ("a", "b")]
+    for number, name in enumerate(("base/one", "base/two", "base/three")):
+        registry.put_image(name, "1", layers[number : number + 1] or layers)
+        image = pulled(store, client, name)
+    registry.mounts = False
+    pushed(image, client, "team/app")
+    posts = [r.query for r in registry.requests("POST", "/team/app/") if "mount" in r.query]
+    first, second = (layer.digest for layer in image.layers)
+    assert {(query["mount"], query["from"]) for query in posts} == {
+        (first, "base/one"),
+        (second, "base/two"),
+        (first, "base/three"),
+        (second, "base/three"),
+    }
+
+
 def _content(image: Image) -> set[str]:
     return {image.id, *(layer.digest for layer in image.layers)}
 

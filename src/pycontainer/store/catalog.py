@@ -145,6 +145,11 @@ class Catalog:
         query = "SELECT name FROM tags WHERE manifest = ? ORDER BY name"
         return [name for (name,) in self._rows(query, (manifest,))]
 
+    def tags_with(self, digest: Digest) -> list[str]:
+        """The names of all images that refer to the blob, image by image."""
+        query = "SELECT name FROM tags JOIN content USING (manifest) WHERE digest = ? ORDER BY manifest, name"
+        return [name for (name,) in self._rows(query, (digest,))]
+
     def by_tag(self, name: str) -> Entry | None:
         """The image of that name."""
         query = f"{_SELECT} JOIN tags USING (manifest) WHERE name = ?"

@@ -164,9 +164,6 @@ class _Push:
 
     def _tagged_places(self, digest: Digest) -> Iterator[str]:
         """Where the store's images with this blob are called to be from: it may be there."""
-        catalog = self._store.catalog
-        for entry in catalog.images():
-            if digest in catalog.content(entry.manifest.digest):
-                for name in catalog.tags(entry.manifest.digest):
-                    reference = Reference.parse(name)
-                    yield f"{reference.registry}/{reference.repository}"
+        for name in self._store.catalog.tags_with(digest):
+            reference = Reference.parse(name)
+            yield f"{reference.registry}/{reference.repository}"
