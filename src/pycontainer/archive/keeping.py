@@ -25,13 +25,6 @@ from pycontainer.oci.manifest import Manifest
 from pycontainer.store.compressed import CompressedLayers
 from pycontainer.store.store import Store
 
-# As which blob a docker-archive's layer is kept; what comes in another form is kept uncompressed.
-_MEDIA_TYPES: dict[Format, str] = {
-    "none": media_types.OCI_LAYER,
-    "gzip": media_types.OCI_LAYER_GZIP,
-    "zstd": media_types.OCI_LAYER_ZSTD,
-}
-
 
 @attrs.frozen
 class LayerFile:
@@ -168,7 +161,7 @@ class _Keeping:
     def _described(self, blob: _Blob, form: Format, expected: Descriptor | None) -> Descriptor:
         """What the blob is; InvalidImage where it should be something else."""
         if expected is None:
-            return Descriptor(_MEDIA_TYPES.get(form, media_types.OCI_LAYER), blob.digest, blob.size)
+            return Descriptor(media_types.OCI_LAYERS.get(form, media_types.OCI_LAYER), blob.digest, blob.size)
         self._check(blob.digest, expected)
         return expected
 
@@ -213,7 +206,7 @@ class _Keeping:
     def _copied(self, blob: _Blob, form: Format) -> Iterator[bytes]:
         """The uncompressed layer, while what is to be kept of it goes into the blob."""
         chunks = self._layer.file.chunks()
-        if self._layer.descriptor is not None or form in _MEDIA_TYPES:
+        if self._layer.descriptor is not None or form in media_types.OCI_LAYERS:
             return decompress(blob.filled(chunks), form)
         return blob.filled(decompress(chunks, form))
 

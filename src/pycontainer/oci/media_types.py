@@ -14,3 +14,6 @@ DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEXES = frozenset({OCI_INDEX, DOCKER_INDEX})
+
+OCI_LAYERS: dict[str, str] = {"none": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
+"""A layer's compression to its media type. What comes in another one is kept uncompressed."""

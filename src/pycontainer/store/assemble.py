@@ -26,13 +26,6 @@ from pycontainer.store.catalog import Choice, Entry
 from pycontainer.store.compressed import CompressedLayers
 from pycontainer.store.store import Store
 
-# How a layer's blob may be stored; what comes in another format is stored uncompressed.
-_MEDIA_TYPES: dict[Format, str] = {
-    "none": media_types.OCI_LAYER,
-    "gzip": media_types.OCI_LAYER_GZIP,
-    "zstd": media_types.OCI_LAYER_ZSTD,
-}
-
 
 @attrs.frozen
 class Made:
@@ -73,7 +66,7 @@ def from_tar(store: Store, file: IO[bytes], name: str, config: ImageConfig, tag:
     """
     form, raw = peek(_chunks(file, name))
     with store.layout.blobs.writer() as blob:
-        if form in _MEDIA_TYPES:
+        if form in media_types.OCI_LAYERS:
             measured = measure(decompress(_copied(raw, blob), form), store.limits)
         else:
             measured = measure(decompress(raw, form), store.limits, blob.write)
@@ -176,7 +169,7 @@ def _one_layer(
     """The image of one layer, which proves by being unpacked that it is one before it is kept."""
     digest = blob.digest or blob.finish()
     lease = store.layers.ensure(diff_id, None, diff_id, lambda: decompress(blob.chunks(), form), store.limits)
-    layer = Descriptor(_MEDIA_TYPES[form], digest, blob.size)
+    layer = Descriptor(media_types.OCI_LAYERS[form], digest, blob.size)
     with store.writing():
         blob.commit()
         if form == "none":

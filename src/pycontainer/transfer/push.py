@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from pycontainer.store.store import Store
 
 _FORMS: tuple[Form, ...] = get_args(Form)
-_MEDIA_TYPES: dict[str, str] = {
-    "gzip": media_types.OCI_LAYER_GZIP,
-    "zstd": media_types.OCI_LAYER_ZSTD,
-}
 
 
 def push(
@@ -127,7 +123,7 @@ class _Push:
 
     def _compress(self, layer: Descriptor, target: Target) -> Descriptor:
         """Pushes `layer` in its other form; the descriptor for that."""
-        media_type = _MEDIA_TYPES[self._form]
+        media_type = media_types.OCI_LAYERS[self._form]
         known = self._compressed.find(layer.digest, self._form)
         if known is not None:
             there = Descriptor(media_type, known.digest, known.size)
