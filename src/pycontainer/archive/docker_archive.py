@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pycontainer.archive.files import Files
-from pycontainer.archive.keeping import Found, LayerFile
 from pycontainer.archive.names import MAX_IMAGES, full_name
+from pycontainer.archive.storing import Found, LayerFile
 from pycontainer.errors import InvalidImage
 from pycontainer.oci import _document as d
 from pycontainer.oci.config import ImageConfig

@@ -9,8 +9,8 @@ import attrs
 
 from pycontainer.archive import docker_archive, oci_layout
 from pycontainer.archive.files import Files
-from pycontainer.archive.keeping import Found, keep
 from pycontainer.archive.opening import opened
+from pycontainer.archive.storing import Found, put
 from pycontainer.blobs.locks import Lock
 from pycontainer.errors import InvalidImage, StoreError
 from pycontainer.oci.manifest import Manifest
@@ -31,7 +31,7 @@ def load(store: Store, path: str) -> list[Made]:
     try:
         with opened(store, path) as files, store.writing():
             for found in _images(files):
-                kept.append((found, *keep(store, found)))
+                kept.append((found, *put(store, found)))
             # Only now, so that nothing is called by a name that was half loaded.
             return [_enter(store, *one) for one in kept]
     except BaseException:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import attrs
 
 from pycontainer.archive.files import File, Files
-from pycontainer.archive.keeping import Found, LayerFile
 from pycontainer.archive.names import MAX_IMAGES, annotated_name
+from pycontainer.archive.storing import Found, LayerFile
 from pycontainer.errors import InvalidImage
 from pycontainer.oci import _document as d
 from pycontainer.oci import media_types

@@ -49,7 +49,7 @@ class Found:
     index: Digest | None = None
 
 
-def keep(store: Store, found: Found) -> tuple[Manifest, Lock | None]:
+def put(store: Store, found: Found) -> tuple[Manifest, Lock | None]:
     """Puts an image's blobs into the store and unpacks its layers; its manifest and their lease.
 
     The caller is `writing`. Raises InvalidImage and UnsafeLayer naming the layer that is not what it
@@ -64,7 +64,7 @@ def keep(store: Store, found: Found) -> tuple[Manifest, Lock | None]:
     diff_ids = found.config.diff_ids
     try:
         for layer, diff_id, chain in zip(found.layers, diff_ids, chain_ids(diff_ids), strict=True):
-            upper, descriptor = _Keeping(store, layer, diff_id).keep(chain, parent)
+            upper, descriptor = _Storing(store, layer, diff_id).store(chain, parent)
             # Only the topmost lease is kept; until that is held, each keeps the ones below.
             if lease is not None:
                 lease.release()
@@ -111,7 +111,7 @@ class _Blob:
             yield chunk
 
 
-class _Keeping:
+class _Storing:
     """One layer on its way into the store."""
 
     def __init__(self, store: Store, layer: LayerFile, diff_id: Digest) -> None:
@@ -119,7 +119,7 @@ class _Keeping:
         self._layer = layer
         self._diff_id = diff_id
 
-    def keep(self, chain: Digest, parent: Digest | None) -> tuple[Lock, Descriptor]:
+    def store(self, chain: Digest, parent: Digest | None) -> tuple[Lock, Descriptor]:
         """Puts the blob into the store and unpacks it; the lease, and what the blob is."""
         form, _ = peek(self._layer.file.chunks())
         expected = self._layer.descriptor
