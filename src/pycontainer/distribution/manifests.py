@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pycontainer.distribution.answers import ACCEPT, KNOWN, Answer, check, stated_digest, stated_type
 from pycontainer.distribution.failures import Failure
-from pycontainer.distribution.reply import Reply
+from pycontainer.distribution.reply import Reply, read_whole
 from pycontainer.distribution.source import Source
 from pycontainer.errors import (
     AuthError,
@@ -61,18 +61,12 @@ def _head(source: Source, repository: str, reference: str) -> Descriptor:
 
 
 def _get(source: Source, repository: str, reference: str) -> Answer:
-    pauses = source.pauses()
-    while True:
-        reply = source.attempt("GET", repository, f"manifests/{reference}", headers={"Accept": ACCEPT})
-        if isinstance(reply, Failure):
-            pauses.after(reply)
-            continue
-        with reply:
-            body = reply.read(MAX_DOCUMENT)
-        if isinstance(body, bytes):
-            separator = "@" if Digest.is_valid(reference) else ":"
-            return check(body, reply.headers, reference, source.name(repository) + separator + reference)
-        pauses.after(body)
+    def ask() -> Reply | Failure:
+        return source.attempt("GET", repository, f"manifests/{reference}", headers={"Accept": ACCEPT})
+
+    reply, body = read_whole(ask, MAX_DOCUMENT, source.pauses())
+    separator = "@" if Digest.is_valid(reference) else ":"
+    return check(body, reply.headers, reference, source.name(repository) + separator + reference)
 
 
 def _described(reply: Reply, reference: str) -> Descriptor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 import requests
@@ -11,6 +11,7 @@ from requests.structures import CaseInsensitiveDict
 
 from pycontainer.distribution.address import safe_url
 from pycontainer.distribution.failures import WIRE_ERRORS, Failure, of_exception
+from pycontainer.distribution.patience import Pauses
 from pycontainer.errors import TransportError
 
 PIECE = 256 << 10
@@ -133,3 +134,20 @@ class Reply:
         else:
             # Ctrl-C must not wait for the rest of a body.
             self._response.close()
+
+
+def read_whole(ask: Callable[[], Reply | Failure], limit: int, pauses: Pauses) -> tuple[Reply, bytes]:
+    """The answer to `ask()`, a request that may be repeated, and all of its body, at most `limit` bytes.
+
+    Raises RegistryError where it cannot be had, or `pauses` come to their end.
+    """
+    while True:
+        reply = ask()
+        if isinstance(reply, Failure):
+            pauses.after(reply)
+            continue
+        with reply:
+            body = reply.read(limit)
+        if isinstance(body, bytes):
+            return reply, body
+        pauses.after(body)

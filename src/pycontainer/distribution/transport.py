@@ -26,7 +26,7 @@ from pycontainer.distribution.auth import Auth
 from pycontainer.distribution.credentials import Credential
 from pycontainer.distribution.failures import WIRE_ERRORS, Failure, of_answer, of_exception
 from pycontainer.distribution.patience import Patience, Pauses
-from pycontainer.distribution.reply import Reply
+from pycontainer.distribution.reply import Reply, read_whole
 from pycontainer.distribution.tokens import Form
 from pycontainer.distribution.wires import Tls, Wires
 from pycontainer.errors import RegistryError, TransportError
@@ -122,17 +122,7 @@ class Transport:
 
     def read(self, path: str, *, scope: str, limit: int) -> Document:
         """GETs a whole document of at most `limit` bytes. Raises RegistryError."""
-        pauses = self.pauses()
-        while True:
-            reply = self.attempt("GET", path, scope=scope)
-            if isinstance(reply, Failure):
-                pauses.after(reply)
-                continue
-            with reply:
-                body = reply.read(limit)
-            if not isinstance(body, Failure):
-                return Document(reply, body)
-            pauses.after(body)
+        return Document(*read_whole(lambda: self.attempt("GET", path, scope=scope), limit, self.pauses()))
 
     def pauses(self, attempts: int | None = None) -> Pauses:
         """The waiting between the attempts of one operation, at most `attempts` where that is given."""
@@ -228,15 +218,7 @@ class Transport:
             asked["Content-Type"] = "application/x-www-form-urlencoded"
         pauses = self.pauses()
         while True:
-            reply = self._exchange(method, url, asked, body)
-            if isinstance(reply, Failure):
-                pauses.after(reply)
-                continue
-            with reply:
-                content = reply.read(_MAX_ERROR)
-            if isinstance(content, Failure):
-                pauses.after(content)
-                continue
+            reply, content = read_whole(lambda: self._exchange(method, url, asked, body), _MAX_ERROR, pauses)
             refusal = of_answer(reply.status, reply.headers, b"", method, url)
             if reply.status < 400 or not refusal.again:
                 return reply.status, content
