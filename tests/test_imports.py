@@ -67,6 +67,8 @@ LAYERS: dict[str, int] = {
     "committing": 5,
     "templates": 5,
     "connecting": 5,
+    "listening": 5,
+    "adapters": 5,
     "wait": 5,
     "readiness": 5,
     "probing": 5,
@@ -109,8 +111,8 @@ HEAVY = (
 
 
 COSTLY: dict[str, tuple[str, ...]] = {
-    "requests": ("pycontainer.distribution",),
-    "urllib3": ("pycontainer.distribution",),
+    "requests": ("pycontainer.distribution", "pycontainer.adapters"),
+    "urllib3": ("pycontainer.distribution", "pycontainer.adapters"),
     "ssl": ("pycontainer.distribution",),
     "sqlite3": ("pycontainer.store.catalog",),
     "zstandard": (),
