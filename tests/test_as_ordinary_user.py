@@ -39,6 +39,8 @@ FILES = (
     "test_wait.py",
     "test_health.py",
     "test_connect.py",
+    "test_listen.py",
+    "test_adapters.py",
     "test_logs.py",
     "test_attach.py",
     "test_stats.py",

@@ -91,7 +91,7 @@ def test_the_port_is_not_the_hosts(quiet: pc.Container) -> None:
 
 
 def test_a_port_that_a_program_has() -> None:
-    with pc.start("host", [*PYTHON, TAKEN], wait=pc.wait.log("up")) as container, nothing_left():
+    with nothing_left(), pc.start("host", [*PYTHON, TAKEN], wait=pc.wait.log("up")) as container:
         with pytest.raises(pc.PortInUse, match="port 5000 of the container"):
             listen(container._serving, 5000)
         listen(container._serving, 5001).close()
