@@ -14,7 +14,7 @@ from pycontainer.oci._document import MAX_DOCUMENT, shorten
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Index, Manifest
-from pycontainer.transfer.events import Report
+from pycontainer.transfer.events import Report, Teller
 from pycontainer.transfer.uploads import Target
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def copy(
     stays behind, as do layers that are not to be distributed and that the source does not have. Raises
     InvalidImage for what is no image or index, or too large a one, and RegistryError's kinds.
     """
-    copying = _Copy(source, source_repo, Target(target, target_repo, report))
+    copying = _Copy(source, source_repo, Target(target, target_repo, Teller(report)))
     return copying.run(reference, tags)
 
 

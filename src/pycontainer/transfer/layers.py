@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,37 +20,33 @@ from pycontainer.oci.manifest import Manifest
 from pycontainer.store.store import Store
 from pycontainer.transfer.crew import Crew
 from pycontainer.transfer.download import Download
-from pycontainer.transfer.events import Progress, Report, Step
+from pycontainer.transfer.events import Pace, Step, Teller
 
 if TYPE_CHECKING:
     from pycontainer.distribution.client import Client
 
 _AT_ONCE = 3
-_EVERY = 0.05  # seconds between two reports of the same layer
 
 Made = Lock | NewLayer
 
 
 class Source:
-    """Where blobs come from: a repository, with the listener that is told about it."""
+    """Where blobs come from: a repository, and who tells about it."""
 
-    def __init__(self, client: Client, repository: str, report: Report | None) -> None:
+    def __init__(self, client: Client, repository: str, teller: Teller) -> None:
         self.client = client
         self.repository = repository
-        self._report = report
-        self._telling = threading.Lock()
+        self._teller = teller
 
     @contextmanager
     def branch(self) -> Iterator[Source]:
         """The same with connections of its own, which can be ended without harm to anybody else."""
         with self.client.branch() as client:
-            yield Source(client, self.repository, self._report)
+            yield Source(client, self.repository, self._teller)
 
     def tell(self, blob: Descriptor, step: Step, done: int) -> None:
         """Raises what the listener raises."""
-        if self._report is not None:
-            with self._telling:
-                self._report(Progress(blob.digest, step, done, blob.size))
+        self._teller.tell(blob.digest, step, done, blob.size)
 
     def pieces(self, blob: Descriptor) -> Generator[bytes, None, None]:
         """The blob's content, verified, from this registry alone: never from the URLs that a descriptor
@@ -117,7 +111,7 @@ class _Layer:
         self._lock: Lock | None = None
         self._staged: StagedFile | None = None
         self._download: Download | None = None
-        self._told = 0.0
+        self._pace = Pace()
         self._waited = False
         self._damaged = False
 
@@ -181,11 +175,9 @@ class _Layer:
         return not self._damaged and self._blobs.size(self._blob.digest) == self._blob.size
 
     def _received(self, done: int) -> None:
-        now = time.monotonic()
         if done == self._blob.size:
             self._source.tell(self._blob, "unpacking", done)
-        elif now - self._told >= _EVERY:
-            self._told = now
+        elif self._pace.due():
             self._source.tell(self._blob, "downloading", done)
 
     def _sleep(self, seconds: float) -> None:

@@ -25,12 +25,12 @@ from pycontainer.store.assemble import Made, enter
 from pycontainer.store.catalog import Choice, Entry
 from pycontainer.store.store import Store
 from pycontainer.transfer import platforms
+from pycontainer.transfer.events import Report, Teller
 from pycontainer.transfer.layers import Source, fetch_layers
 from pycontainer.transfer.naming import naming
 
 if TYPE_CHECKING:
     from pycontainer.distribution.client import Client
-    from pycontainer.transfer.events import Report
 
 # Indexes within indexes; nobody needs more than two.
 _MAX_DEPTH = 4
@@ -63,7 +63,7 @@ def pull(
     """
     reference = reference.with_defaults()
     name = str(reference) if reference.digest is None else None
-    source = Source(client, repository or reference.repository, report)
+    source = Source(client, repository or reference.repository, Teller(report))
     one = _Pull(
         store, source, str(attrs.evolve(reference, tag=None) if name is None else reference), platform
     )

@@ -23,7 +23,7 @@ from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Manifest
 from pycontainer.oci.reference import Reference
 from pycontainer.store.compressed import Compressed, CompressedLayers
-from pycontainer.transfer.events import Report
+from pycontainer.transfer.events import Report, Teller
 from pycontainer.transfer.naming import naming
 from pycontainer.transfer.uploads import Target
 
@@ -56,7 +56,7 @@ def push(
     form = next((form for form in _FORMS if form == compression), None)
     if form is None:
         raise InvalidOption(f"compression={compression!r}: must be 'gzip', 'zstd' or 'none'")
-    target = Target(client, repository, report)
+    target = Target(client, repository, Teller(report))
     with naming(f"{target.place}:{tags[0]}" if tags else target.place):
         try:
             return _Push(store, manifest, config, form).run(target, tags)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,7 +11,7 @@ from pycontainer.errors import RegistryError
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.transfer.crew import Crew
-from pycontainer.transfer.events import Progress, Report, Step
+from pycontainer.transfer.events import Pace, Step, Teller
 
 if TYPE_CHECKING:
     from pycontainer.distribution.client import Client
@@ -24,18 +22,16 @@ Content = Callable[[], Iterator[bytes]]
 # Each is a request; more guesses cost more than they bring.
 _MAX_MOUNTS = 2
 _AT_ONCE = 3
-_EVERY = 0.05  # seconds between two reports of the same blob
 
 
 class Target:
-    """The repository that is uploaded to, and the listener that is told about it."""
+    """The repository that is uploaded to, and who tells about it."""
 
-    def __init__(self, client: Client, repository: str, report: Report | None) -> None:
+    def __init__(self, client: Client, repository: str, teller: Teller) -> None:
         self.client = client
         self.repository = repository
         self.place = f"{client.registry}/{repository}"
-        self._report = report
-        self._telling = threading.Lock()
+        self._teller = teller
         self._crew: Crew[None] | None = None
 
     def run(self, tasks: Iterable[Callable[[Target], None]], *others: Client) -> None:
@@ -45,7 +41,7 @@ class Target:
         of `others`, for nobody to be waited for.
         """
         with self.client.branch() as own:
-            target = Target(own, self.repository, self._report)
+            target = Target(own, self.repository, self._teller)
 
             def cut() -> None:
                 for client in (own, *others):
@@ -60,9 +56,7 @@ class Target:
         """Raises what the listener raises, and Cancelled where another task has failed."""
         if self._crew is not None:
             self._crew.sleep(0)
-        if self._report is not None:
-            with self._telling:
-                self._report(Progress(name, step, done, total))
+        self._teller.tell(name, step, done, total)
 
     def offer(self, name: Digest, blob: Descriptor, places: Callable[[], Iterable[str]]) -> bool:
         """Whether the repository has `blob` without being sent it. `places` gives "registry/repository"
@@ -81,13 +75,10 @@ class Target:
         def resumed(offset: int) -> Iterator[bytes]:
             return self._wanted(content(), offset)
 
-        told = 0.0
+        pace = Pace()
 
         def sent(done: int) -> None:
-            nonlocal told
-            now = time.monotonic()
-            if now - told >= _EVERY:
-                told = now
+            if pace.due():
                 self.tell(name, "uploading", done, total)
 
         if blob is None:
