@@ -315,10 +315,7 @@ pctr_changes_write(int upper_fd, int lower_fd, int out_fd, uint32_t flags,
     walk.budget = MEMORY;
     walk.depth = 0;
     walk.path[0] = '\0';
-    walk.out.fd = out_fd;
-    walk.out.err = 0;
-    walk.out.total = 0;
-    walk.out.have = 0;
+    pctr_tar_out_begin(&walk.out, out_fd);
     int status = put_tree(&walk, upper_fd, lower_fd);
     if (status == 0 && pctr_tar_out_flush(&walk.out) < 0) {
         walk.path[0] = '\0';

@@ -5,6 +5,15 @@
 #include <string.h>
 #include <unistd.h>
 
+void
+pctr_tar_out_begin(struct pctr_tar_out *out, int fd)
+{
+    out->fd = fd;
+    out->err = 0;
+    out->total = 0;
+    out->have = 0;
+}
+
 int
 pctr_tar_out_flush(struct pctr_tar_out *out)
 {

@@ -15,6 +15,9 @@ struct pctr_tar_out {
     unsigned char bytes[PCTR_TAR_OUT_BUFFER];
 };
 
+/* A stream to `fd`, which stays the caller's. The buffer is left as it is. */
+void pctr_tar_out_begin(struct pctr_tar_out *out, int fd);
+
 /* Each gives 0, or -1 with `err` set. */
 int pctr_tar_out_put(struct pctr_tar_out *out, const void *data, size_t size);
 int pctr_tar_out_zeros(struct pctr_tar_out *out, size_t size);

@@ -452,10 +452,7 @@ pctr_tar_write(int root_fd, int out_fd, const struct pctr_tar_write_options *opt
     writer.budget = MEMORY;
     writer.depth = 0;
     writer.path[0] = '\0';
-    writer.out.fd = out_fd;
-    writer.out.err = 0;
-    writer.out.total = 0;
-    writer.out.have = 0;
+    pctr_tar_out_begin(&writer.out, out_fd);
     memset(&writer.links, 0, sizeof(writer.links));
     int status = put_tree(&writer, root_fd) < 0 || put_end(&writer) < 0 ? -1 : 0;
     while (writer.depth > 0) {
