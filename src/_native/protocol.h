@@ -25,6 +25,8 @@
 #define PCTR_MAX_COLLECT 4096
 #define PCTR_MAX_RECORD 32768
 #define PCTR_DETAIL 256
+#define PCTR_IMPAIR_MAX_PORTS 1024
+#define PCTR_IMPAIR_MAX_DELAY_NS 60000000000
 #define PCTR_NOT_COLLECTED 0xffffffff
 
 enum pctr_verb {
@@ -267,6 +269,66 @@ struct pctr_file_reply {
     int64_t atime_ns;
     int64_t mtime_ns;
     int64_t ctime_ns;
+};
+
+#define PCTR_FORWARD_ADDRESSES 4
+
+/* What FORWARD is asked: one struct pctr_forward_request a message, answered by one struct
+ * pctr_forward_reply.  ADD brings one descriptor, a TCP socket that listens or a UDP socket that is
+ * bound, mostly of another network namespace; it becomes non-blocking, for the host as well. */
+enum pctr_forward_verb {
+    PCTR_FORWARD_ADD = 1,    /* carry what comes to the socket to the first address that takes it */
+    PCTR_FORWARD_REMOVE = 2, /* id: the socket is closed, its connections are reset */
+};
+
+enum pctr_forward_protocol {
+    PCTR_FORWARD_TCP = 6,
+    PCTR_FORWARD_UDP = 17,
+};
+
+struct pctr_forward_address {
+    uint32_t family;   /* AF_INET or AF_INET6 */
+    uint8_t bytes[16]; /* in network order; AF_INET: the first four */
+};
+
+struct pctr_forward_request {
+    uint32_t verb;
+    uint32_t serial; /* comes back with the answer */
+    uint32_t id;     /* of the host's choice, and no other's */
+    uint32_t protocol;
+    uint32_t port;  /* in the network namespace that was joined */
+    uint32_t count; /* of addresses, tried in their order */
+    struct pctr_forward_address addresses[PCTR_FORWARD_ADDRESSES];
+};
+
+struct pctr_forward_reply {
+    uint32_t serial;
+    int32_t error; /* errno, or 0 */
+};
+
+/* What IMPAIR is asked, one message each.  A port is two links, given by index: what comes in by one goes
+ * out by the other.  SET is about how every port carries what comes from then on, also one that is
+ * yet to be added, or with an `id` about that port's alone; what waits there is held to it, too. */
+enum pctr_impair_verb {
+    PCTR_IMPAIR_ADD = 1,    /* id, links; it is impaired as SET for all has said */
+    PCTR_IMPAIR_SET = 2,    /* id or 0, and what follows it in the request */
+    PCTR_IMPAIR_REMOVE = 3, /* id; what waits there is lost */
+};
+
+struct pctr_impair_request {
+    uint32_t verb;
+    uint32_t serial; /* comes back with the answer */
+    uint32_t id;     /* the host's number of a port, not 0 */
+    int32_t links[2];
+    uint32_t loss;      /* of 0xffffffff, that being all */
+    uint64_t delay_ns;  /* at most PCTR_IMPAIR_MAX_DELAY_NS, as is jitter_ns */
+    uint64_t jitter_ns; /* more, at random from 0 to this */
+    uint64_t rate;      /* bytes per second in each direction, 0: any */
+};
+
+struct pctr_impair_reply {
+    uint32_t serial;
+    int32_t error; /* errno, or 0 */
 };
 
 #endif

@@ -210,6 +210,12 @@ class Ops:
     def serve(self, fd: int) -> None:
         self.add(OP["SERVE"], arg=fd)
 
+    def forward(self, fd: int) -> None:
+        self.add(OP["FORWARD"], arg=fd)
+
+    def impair(self, fd: int) -> None:
+        self.add(OP["IMPAIR"], arg=fd)
+
     def keyring(self) -> None:
         self.add(OP["KEYRING"])
 
