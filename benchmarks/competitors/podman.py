@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from pathlib import Path
 
 from benchmarks import hosts
-from benchmarks.competitors.base import MEMORY, PIDS, PROGRAM, SLEEPER, Competitor
+from benchmarks.competitors.base import MEMORY, PIDS, PROGRAM
+from benchmarks.competitors.engine import IMAGE, Engine
 from benchmarks.harness import Unavailable
-from benchmarks.programs import find_program, output_of, run_quietly
+from benchmarks.programs import find_program, output_of
 
 
-class Podman(Competitor):
+class Podman(Engine):
     name = "podman"
     does = "everything, and keeps a record of each container"
-    can_exec = True
-    can_transfer = True
+    transfer_options = ("--quiet", "--tls-verify=false")
+    commit_options = ("--quiet",)
 
     def set_up(self) -> str:
         program = find_program("podman")
@@ -29,12 +29,12 @@ class Podman(Competitor):
             *("--root", str(self.place / "storage"), "--runroot", str(self.place / "run")),
             *("--tmpdir", str(self.place / "tmp"), "--storage-driver", "overlay"),
         ]
-        output_of([*self._base, "import", str(self.root.tar), "bench:latest"])
+        output_of([*self._base, "import", str(self.root.tar), IMAGE])
         self._options = [
             *("--network", "none", "--memory", str(MEMORY), "--pids-limit", str(PIDS)),
             *("--cgroup-parent", f"/{hosts.PARENT}", "--rm"),
         ]
-        output_of([*self._base, "run", *self._options, "bench:latest", PROGRAM])
+        output_of([*self._base, "run", *self._options, IMAGE, PROGRAM])
         return output_of([program, "--version"]).split()[-1]
 
     def _write_configuration(self) -> str:
@@ -47,41 +47,8 @@ class Podman(Competitor):
         )
         return str(file)
 
-    def start(self) -> None:
-        run_quietly([*self._base, "run", *self._options, "bench:latest", PROGRAM])
-
-    def hold(self) -> str:
-        return output_of([*self._base, "run", *self._options, "--detach", "bench:latest", *SLEEPER]).strip()
-
-    def exec(self, held: str) -> None:
-        run_quietly([*self._base, "exec", held, PROGRAM])
-
     def release(self, held: str) -> None:
         output_of([*self._base, "rm", "--force", "--time", "0", held])
-
-    def pull(self, reference: str) -> None:
-        run_quietly([*self._base, "pull", "--quiet", "--tls-verify=false", reference])
-
-    def forget(self, reference: str) -> None:
-        output_of([*self._base, "rmi", "--force", reference])
-
-    def fill(self, tar: Path) -> None:
-        self._filled = output_of(
-            [*self._base, "create", "--network", "none", "bench:latest", PROGRAM]
-        ).strip()
-        with tar.open("rb") as archive:
-            output_of([*self._base, "cp", "-", f"{self._filled}:/root"], stdin=archive)
-
-    def renew(self) -> None:
-        fresh = self.place / "fresh"
-        fresh.write_bytes(os.urandom(64))
-        output_of([*self._base, "cp", str(fresh), f"{self._filled}:/fresh"])
-
-    def make(self, reference: str) -> None:
-        run_quietly([*self._base, "commit", "--quiet", self._filled, reference])
-
-    def push(self, reference: str) -> None:
-        run_quietly([*self._base, "push", "--quiet", "--tls-verify=false", reference])
 
     def close(self) -> None:
         if hasattr(self, "_options"):
