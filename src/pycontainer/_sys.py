@@ -33,6 +33,8 @@ REQUEST_SIZE: int = ffi.sizeof("struct pctr_request")
 PLAN_SIZE: int = ffi.sizeof("struct pctr_plan")
 FILE_REQUEST_SIZE: int = ffi.sizeof("struct pctr_file_request")
 FILE_REPLY_SIZE: int = ffi.sizeof("struct pctr_file_reply")
+FORWARD_REQUEST_SIZE: int = ffi.sizeof("struct pctr_forward_request")
+FORWARD_REPLY_SIZE: int = ffi.sizeof("struct pctr_forward_reply")
 IMPAIR_REQUEST_SIZE: int = ffi.sizeof("struct pctr_impair_request")
 IMPAIR_REPLY_SIZE: int = ffi.sizeof("struct pctr_impair_reply")
 
