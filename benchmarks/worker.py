@@ -48,11 +48,28 @@ class Worker:
         hosts.make_disk(place / "disk", place / "d")
         self._competitor.place = place / "d"
 
+    def own_network(self) -> None:
+        """Gives the competitor a network namespace of its own, ahead of `set_up`."""
+        hosts.enter_network()
+        self._competitor.own_network = True
+
     def set_up(self) -> str:
         return self._competitor.set_up()
 
     def start(self, times: int) -> list[int]:
         return [_timed(self._competitor.start) for _ in range(times)]
+
+    def appear(self, published: bool, times: int) -> list[int]:
+        """Until the program of a container runs, alone or on the default bridge; what ends it again
+        does not count."""
+        return [self._appear(published) for _ in range(times)]
+
+    def _appear(self, published: bool) -> int:
+        begun = time.perf_counter_ns()
+        held = self._competitor.publish() if published else self._competitor.hold()
+        took = time.perf_counter_ns() - begun
+        self._competitor.release(held)
+        return took
 
     def hold(self) -> None:
         self._held = self._competitor.hold()

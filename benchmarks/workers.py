@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +134,11 @@ def entries(competitors: Sequence[str], available: Sequence[roots.Root]) -> list
 
 
 @contextlib.contextmanager
-def field_of(chosen: Sequence[Entry], beneath: Path, *, disks: bool = False) -> Iterator[Field]:
+def field_of(
+    chosen: Sequence[Entry], beneath: Path, *, disks: bool = False, networks: Container[str] = ()
+) -> Iterator[Field]:
     """Sets every entry up, one after another, and takes all away at the end; with `disks`, each on a file
-    system of its own."""
+    system of its own; `networks` are the competitors that get a network namespace of their own."""
     field = Field()
     started: list[Worker] = []
     try:
@@ -146,6 +148,8 @@ def field_of(chosen: Sequence[Entry], beneath: Path, *, disks: bool = False) -> 
             try:
                 if disks:
                     worker.ask("own_disk")
+                if entry.competitor in networks:
+                    worker.ask("own_network")
                 worker.version = worker.ask("set_up")
                 field.ready[entry.label] = worker
             except Unavailable as reason:

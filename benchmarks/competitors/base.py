@@ -37,6 +37,10 @@ class Competitor:
     roots: ClassVar[tuple[str, ...]] = ("busybox",)
     can_exec: ClassVar[bool] = False
     can_transfer: ClassVar[bool] = False
+    can_publish: ClassVar[bool] = False
+    own_network: bool = False
+    """Whether it lives in a network namespace of its own, where it may make bridges and rules; set, where
+    at all, ahead of `set_up`."""
 
     def __init__(self, place: Path, root: Root) -> None:
         self.place = place
@@ -52,6 +56,10 @@ class Competitor:
 
     def hold(self) -> Any:
         """A running container that sleeps."""
+        raise NotImplementedError
+
+    def publish(self) -> Any:
+        """The same on the default bridge, its port 80 published on a free one of loopback."""
         raise NotImplementedError
 
     def exec(self, held: Any) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.competitors.base import MEMORY, PIDS, PROGRAM
+from benchmarks.competitors.base import MEMORY, PIDS
 from benchmarks.competitors.dockerd import Dockerd
-from benchmarks.competitors.engine import IMAGE, Engine
+from benchmarks.competitors.engine import Engine
 from benchmarks.programs import find_program, output_of
 
 
@@ -14,14 +14,14 @@ class Docker(Engine):
 
     def set_up(self) -> str:
         program = find_program("docker")
-        self._daemon = Dockerd(self.place)
+        self._daemon = Dockerd(self.place, bridge=self.own_network)
         self._daemon.start(self.root)
         self._base = [program, "--host", self._daemon.address]
         self._options = [
-            *("--network", "none", "--memory", str(MEMORY), "--pids-limit", str(PIDS)),
+            *("--memory", str(MEMORY), "--pids-limit", str(PIDS)),
             *("--security-opt", "no-new-privileges", "--rm"),
         ]
-        output_of([*self._base, "run", *self._options, IMAGE, PROGRAM])
+        self.start()
         versions = "{{.Client.Version}} (daemon {{.Server.Version}})"
         return output_of([*self._base, "version", "--format", versions]).strip()
 

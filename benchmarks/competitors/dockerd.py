@@ -1,4 +1,4 @@
-"""A Docker daemon for one competitor: data, sockets and pid file in a temporary directory, no network."""
+"""A Docker daemon for one competitor: data, sockets and pid file in a temporary directory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from benchmarks.roots import Root
 
 _SECONDS_TO_START = 40
 _SECONDS_TO_STOP = 20
+_NO_NETWORK = ("--bridge", "none", "--iptables=false", "--ip-masq=false", "--ip-forward=false")
 
 
 class Dockerd:
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, bridge: bool = False) -> None:
+        """With `bridge` it makes its default one, with its rules, in the caller's network namespace."""
         self._place = place
+        self._bridge = bridge
         self._process: subprocess.Popen[bytes] | None = None
         self._cgroups = hosts.engine_cgroups()
         self.address = f"unix://{place / 'docker.sock'}"
@@ -29,13 +32,14 @@ class Dockerd:
         """Starts the daemon and gives it the image `bench:latest`. Raises `Unavailable`."""
         log = self._place / "dockerd.log"
         limits = [f"{name}={soft}:{hard}" for name, (soft, hard) in hosts.ulimits().items()]
+        network = () if self._bridge else _NO_NETWORK
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [
                     find_program("dockerd"),
                     *("--host", self.address, "--pidfile", str(self._place / "docker.pid")),
                     *("--data-root", str(self._place / "data"), "--exec-root", str(self._place / "exec")),
-                    *("--bridge", "none", "--iptables=false", "--ip-masq=false", "--ip-forward=false"),
+                    *network,
                     *(word for limit in limits for word in ("--default-ulimit", limit)),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ import os
 import shutil
 
 from benchmarks import hosts
-from benchmarks.competitors.base import MEMORY, PIDS, PROGRAM
+from benchmarks.competitors.base import MEMORY, PIDS
 from benchmarks.competitors.engine import IMAGE, Engine
 from benchmarks.harness import Unavailable
 from benchmarks.programs import find_program, output_of
@@ -31,10 +31,10 @@ class Podman(Engine):
         ]
         output_of([*self._base, "import", str(self.root.tar), IMAGE])
         self._options = [
-            *("--network", "none", "--memory", str(MEMORY), "--pids-limit", str(PIDS)),
+            *("--memory", str(MEMORY), "--pids-limit", str(PIDS)),
             *("--cgroup-parent", f"/{hosts.PARENT}", "--rm"),
         ]
-        output_of([*self._base, "run", *self._options, IMAGE, PROGRAM])
+        self.start()
         return output_of([program, "--version"]).split()[-1]
 
     def _write_configuration(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ class Pycontainer(Competitor):
     roots = ("busybox", "host")
     can_exec = True
     can_transfer = True
+    can_publish = True
 
     def __init__(self, place: Path, root: Root) -> None:
         super().__init__(place, root)
@@ -51,6 +53,14 @@ class Pycontainer(Competitor):
 
     def hold(self) -> Any:
         return self.library.start(self._image, list(SLEEPER), **self._options)
+
+    def publish(self) -> Any:
+        return self.published({80: None})
+
+    def published(self, ports: dict[int, int | None], args: Sequence[str] = SLEEPER, **options: Any) -> Any:
+        """A running container on the default bridge; with these options a `mounts`, a `wait` and so on."""
+        chosen = {**self._options, "network": "bridge", "ports": ports, **options}
+        return self.library.start(self._image, list(args), **chosen)
 
     def exec(self, held: Any) -> None:
         done = held.exec([PROGRAM])
