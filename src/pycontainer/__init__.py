@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from pycontainer.mounts import bind as bind
     from pycontainer.mounts import content as content
     from pycontainer.mounts import tmpfs as tmpfs
+    from pycontainer.networks import Network as Network
     from pycontainer.oci.config import ImageConfig as ImageConfig
     from pycontainer.oci.descriptor import Descriptor as Descriptor
     from pycontainer.oci.manifest import Index as Index
@@ -114,6 +115,7 @@ _MODULES = {
     "Logs": "logs.reading",
     "Manifest": "oci.manifest",
     "NameInUse": "errors",
+    "Network": "networks",
     "NoSpace": "errors",
     "NotFound": "errors",
     "Options": "options",

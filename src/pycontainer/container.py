@@ -17,9 +17,12 @@ from pycontainer.happenings import tell, watch
 from pycontainer.lives import LIMITS, Restarts, Run, now
 from pycontainer.logs.choosing import forward_for, log_for
 from pycontainer.logs.journal import Journal
+from pycontainer.network import jobs
 from pycontainer.options import Options
+from pycontainer.publishing import HostPort, Ports
 from pycontainer.runtime import cgroups
 from pycontainer.units import parse_duration, parse_signal
+from pycontainer.wiring import Wiring
 from pycontainer.writable import WritableLayer, new_layer
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from pycontainer.image import Image
     from pycontainer.logs.reading import Logs
     from pycontainer.measuring import Stats
+    from pycontainer.networks import Network
     from pycontainer.process import Process
     from pycontainer.processes import Found, ProcessInfo
     from pycontainer.store import Store
@@ -47,7 +51,6 @@ Status = Literal["created", "running", "paused", "stopped"]
 
 _SIGTERM = 15
 _SIGKILL = 9
-_SIGCONT = 18
 _END_SECONDS = 30.0
 
 
@@ -75,6 +78,7 @@ class Container:
         """What is asked while it runs; the option's, or else the image's."""
         self._layer: WritableLayer = layer or new_layer(self._root)
         self.id = self._layer.id
+        self._wiring = Wiring(options, self.id)
         self._run: Run | None = None
         self._files: Served | None = None
         self._files_of: Run | None = None
@@ -158,6 +162,11 @@ class Container:
         return {**self.image.config.labels, **dict(self.options.labels)}
 
     @property
+    def annotations(self) -> dict[str, str]:
+        """Its own notes, for which nothing is looked up."""
+        return dict(self.options.annotations)
+
+    @property
     def pid(self) -> int | None:
         """The host's number of the container's first process while it runs."""
         run = self._run
@@ -200,14 +209,19 @@ class Container:
         return self._restarts.count
 
     @property
-    def ports(self) -> dict[str, tuple[str, int]]:
-        """Its ports that the host has: none, since its network is "none" or the host's own."""
-        return {}
+    def ports(self) -> Ports:
+        """Its published ports while it runs: where the host has them, by "80/tcp" or 80; see `Ports`."""
+        return self._wiring.ports
 
     @property
     def ip_address(self) -> str | None:
-        """The address that is its own: None, since its network is "none" or the host's own."""
-        return None
+        """Its IPv4 address on its first network while it runs; None without a network."""
+        return next((one for found in self.addresses.values() for one in found), None)
+
+    @property
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """All its addresses while it runs, by the names of its networks."""
+        return self._wiring.addresses
 
     def __repr__(self) -> str:
         name = "" if self.name is None else f" {self.name}"
@@ -336,8 +350,7 @@ class Container:
                 raise TypeError(f"update() got an unexpected keyword argument {name!r}")
         with self._changing:
             self._check_process()
-            if self._removed:
-                raise self._not_in("update", "there any more")
+            self._check_there("update")
             options = Options.merge(self.options, limits)
             if self._run is not None and self._running():
                 self._run.update(options, limits)
@@ -365,6 +378,7 @@ class Container:
                 self._layer.remove()
             if self._volumes is not None:
                 self._volumes.release()
+            self._wiring.close()
             known.drop(self)
         tell(self, "remove")
         self._journal.poke()
@@ -519,6 +533,38 @@ class Container:
         wanted = connecting.parse_target(target)
         return connecting.connect(self._serving, wanted, runner.check_timeout(timeout))
 
+    def listen(self, port: int) -> socket.socket:
+        """A socket that listens for TCP connections at all addresses of the running container, so that what
+        runs there reaches this process at 127.0.0.1 and `port` (0: any that is free).
+
+        Raises `PortInUse`, and `InvalidState` unless the container runs.
+        """
+        from pycontainer import listening
+
+        return listening.listen(self._serving, port)
+
+    def forward(self, port: int | str, *, host: str | None = None, host_port: int = 0) -> HostPort:
+        """Publish one more port of the running container, until it ends: by default on the host's loopback at
+        any port that is free; gives (host, port). `port` is a number, or such as "53/udp".
+
+        Raises `InvalidOption`, `PortInUse`, and `InvalidState` unless the container runs and has a network of
+        its own.
+        """
+        from pycontainer import network_options, publishing
+
+        with self._changing:
+            run = self._require_alive("forward")
+            wanted = network_options.ports({port: (host, host_port) if host else host_port})
+            if self._wiring.hosts_network:
+                raise InvalidOption('forward: with network="host" its ports are the host\'s already')
+            listeners = publishing.listen(wanted)
+            try:
+                self._wiring.publish(listeners, run.job)
+            except BaseException:
+                publishing.close(listeners)
+                raise
+        return HostPort(*listeners[0].socket.getsockname()[:2])
+
     # Files.
 
     def path(self, path: str | os.PathLike[str] | ContainerPath) -> ContainerPath:
@@ -589,8 +635,7 @@ class Container:
 
         with self._changing:
             self._check_process()
-            if self._removed:
-                raise self._not_in("diff", "there any more")
+            self._check_there("diff")
             return [*changes.of_layer(self._layer).changes]
 
     def export(self, path: str | os.PathLike[str]) -> None:
@@ -655,6 +700,28 @@ class Container:
 
     # How.
 
+    def _connect_to(self, network: Network, aliases: Sequence[str], addresses: Sequence[str]) -> None:
+        """`Network.connect`."""
+        with self._changing:
+            self._check_process()
+            self._check_there("connect")
+            run = self._run if self._run is not None and self._running() else None
+            hostname = execution.hostname_of(self.options, self.id)
+            self._wiring.join(network, aliases, addresses, None if run is None else run.job, hostname)
+
+    def _disconnect_from(self, network: Network) -> None:
+        """`Network.disconnect`."""
+        with self._changing:
+            self._check_process()
+            self._wiring.leave(network)
+
+    def _lend_network(self) -> int:
+        """A descriptor of its network namespace for another container. Raises InvalidState unless it runs."""
+        with self._changing:
+            run = self._require_alive("sharing its network")
+            held = self._wiring.namespace
+            return jobs.namespace_of(run.job) if held < 0 else os.dup(held)
+
     def _start(self) -> None:
         if self.options.wait is not None:
             from pycontainer.readiness import waiting
@@ -686,17 +753,19 @@ class Container:
     def _for_reading(self, verb: str) -> Run | None:
         """For who reads all of its files: its program, where that runs; else nobody writes to them."""
         self._check_process()
-        if self._removed:
-            raise self._not_in(verb, "there any more")
+        self._check_there(verb)
         if self._run is not None and self._running():
             return self._run
         self._close_files()
         return None
 
-    def _check_layer(self, verb: str) -> None:
-        """Whether its writable layer is there, and its own."""
+    def _check_there(self, verb: str) -> None:
         if self._removed:
             raise self._not_in(verb, "there any more")
+
+    def _check_layer(self, verb: str) -> None:
+        """Whether its writable layer is there, and its own."""
+        self._check_there(verb)
         if self._sealed:
             raise InvalidState(f"{verb}: {self._shown()} is sealed; fork its template")
 
@@ -724,7 +793,9 @@ class Container:
         self._paused = False
         last = self._run
         try:
-            run = Run.begin(self.image, self.args, self.options, self._layer, self._journal, self._keep)
+            run = Run.begin(
+                self.image, self.args, self.options, self._layer, self._wiring, self._journal, self._keep
+            )
         except BaseException:
             # Broken off after it was kept: done where it runs, else undone.
             if self._run is not None and not self._running():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
 
-from pycontainer import launch
+from pycontainer import launch, network_options
 from pycontainer.completed import Cause, Completed, Usage
 from pycontainer.errors import InvalidOption, LaunchError, SupervisorError, Timeout
 from pycontainer.runtime import cgroups, plan
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pycontainer.session import Session
     from pycontainer.store import ContainerDir
     from pycontainer.supervisor.client import Job
+    from pycontainer.wiring import Wiring
 
 _DEFAULT_TERMINAL = (24, 80)
 _END_SECONDS = 30.0
@@ -220,20 +221,23 @@ def begin_container(
     layer_fds: Sequence[int] = (),
     directory: ContainerDir | None = None,
     once: bool,
+    wiring: Wiring,
     job: Job | None = None,
 ) -> Execution:
     """Ask for a container. It is under way when this returns; how it went is in the job's records.
 
     `container` is its id, `root` its writable layer, with `place` and `layer_fds` where that is in
     memory, and `directory` where it is on disk; that is removed with a container that runs `once`. The
-    others get a STARTED record.
+    others get a STARTED record. What `wiring` has made for it is given up by its end, or the caller.
     """
     who = launch.identity(image, options.user, session)
-    hostname = options.hostname or dict(options.sysctls).get("kernel/hostname") or container[:12]
+    hostname = hostname_of(options, container)
     command = launch.command(image, args, options, who, hostname)
     limits = options.limits()
     groups = session.limits(container, limits, defaults=options.pids is None, freezer=not once)
-    shape = launch.shape(session, image, options, who, groups, place)
+    network = wiring.begin(session.supervisor, hostname)
+    joins = wiring.namespace >= 0
+    shape = launch.shape(session, image, options, who, groups, place, joins_network=joins)
     terminal = _DEFAULT_TERMINAL if options.tty else None
     encoded = plan.container(
         shape,
@@ -245,6 +249,8 @@ def begin_container(
         env=command.env,
         pass_fds=options.pass_fds,
         tty=terminal,
+        network=network,
+        network_fd=plan.STDIO + len(options.pass_fds) + options.tty + len(layer_fds),
     )
     flags = START["NEW_PIDNS"] | (START["INIT"] if options.init else 0)
     flags |= (0 if once else START["REPORT"]) | (START["HOLD"] if directory is not None else 0)
@@ -258,8 +264,14 @@ def begin_container(
         trees = [directory.path] if once else []
     fds = _descriptors(lock, streams, options)
     fds += layer_fds
+    fds += network.descriptors
     job = session.supervisor.start(encoded, plan.cleanup(groups, trees), fds, flags=flags, job=job)
+    wiring.files.asked()
     return Execution(job, streams, command, session, groups, encoded)
+
+
+def hostname_of(options: Options, container: str) -> str:
+    return options.hostname or dict(options.sysctls).get("kernel/hostname") or container[:12]
 
 
 @launching
@@ -285,7 +297,7 @@ def begin_joining(
         env=command.env,
         pass_fds=options.pass_fds,
         tty=_DEFAULT_TERMINAL if options.tty else None,
-        own_network=options.network != "host",
+        own_network=not network_options.is_hosts(options.network),
     )
     flags = START["INIT"] | (START["REPORT"] if report else 0)
     job = session.supervisor.start(

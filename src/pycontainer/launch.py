@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pycontainer import naming, network_options
 from pycontainer.errors import CapabilityUnavailable, InvalidImage, InvalidOption
 from pycontainer.mounts import Bind, Mount, Tmpfs, VolumeMount
 from pycontainer.option_values import RLIMITS, SeccompProfile
@@ -41,7 +42,6 @@ _SHAPE_OPTIONS = (
     "read_only",
     "shm_size",
     "devices",
-    "network",
     "privileged",
     "no_new_privileges",
     "sysctls",
@@ -209,9 +209,11 @@ def shape(
     who: Identity,
     groups: CgroupPlan,
     place: plan.Place = _FIRST,
+    *,
+    joins_network: bool = False,
 ) -> plan.Shape:
     """Everything about the container that does not change from one start to the next. `place` is its
-    writable layer's, where that is in memory."""
+    writable layer's, where that is in memory; with `joins_network` its network namespace is there already."""
     root = image.rootfs()
     host = isinstance(root, HostRoot)
     cwd = options.cwd or image.config.cwd or "/"
@@ -228,6 +230,9 @@ def shape(
         place,
         # What is written on the host image is in memory and goes with the container, all of it.
         _volumes(declared, options.mounts) if declared and not host else (),
+        not network_options.is_hosts(options.network),
+        joins_network,
+        _own_files(options, host),
         wanted,
     )
 
@@ -243,6 +248,9 @@ def _shape(
     cgroup_beside: bool,
     place: plan.Place,
     volumes: tuple[str, ...],
+    own_network: bool,
+    joins_network: bool,
+    own_files: tuple[str, ...],
     wanted: tuple[Any, ...],
 ) -> plan.Shape:
     options = dict(zip(_SHAPE_OPTIONS, wanted, strict=True))
@@ -252,7 +260,6 @@ def _shape(
         masked = () if privileged else isolation.masked_paths()
     if readonly is None:
         readonly = () if privileged else isolation.READONLY_PATHS
-    own_network = options["network"] != "host"
     # With CAP_MKNOD a program could make any device; where no file system takes one, it is of no use.
     nodev = isolation.MS_NODEV if _can_make_devices(program) and not privileged else 0
     mounts = tuple([_mount(mount, nodev) for mount in options["mounts"]])
@@ -260,7 +267,7 @@ def _shape(
     return plan.Shape(
         program=program,
         host=overlay.host_view((store,), whole=not rootless) if host else None,
-        mounts=(*(() if own_network else _resolver(host)), *mounts),
+        mounts=(*(() if own_network else _resolver(host, own_files)), *mounts),
         cgroup_mounts=cgroup_mounts,
         cgroup_links=cgroup_links,
         cgroup_beside=cgroup_beside,
@@ -279,7 +286,21 @@ def _shape(
         root_flags=0 if privileged else isolation.MS_NODEV,
         place=place,
         volumes=volumes,
+        joins_network=joins_network,
+        own_files=own_files,
     )
+
+
+def _own_files(options: Options, host: bool) -> tuple[str, ...]:
+    """Where a container has what `naming` says. On the host image a link may lead into /run, of which a
+    container has one of its own."""
+    found = naming.own_files(options, hosts_network=network_options.is_hosts(options.network))
+    return tuple([_real(path) for path in found]) if host else found
+
+
+@functools.lru_cache(maxsize=8)
+def _real(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def _can_make_devices(program: plan.Program) -> bool:
@@ -325,14 +346,14 @@ def _mount(mount: Mount, nodev: int) -> plan.Mount:
     return plan.FileMount(mount.dst, mount.data, mount.mode, mount.uid, mount.gid)
 
 
-def _resolver(host: bool) -> tuple[plan.Mount, ...]:
+def _resolver(host: bool, own: Sequence[str]) -> tuple[plan.Mount, ...]:
     """In the host's network its resolver counts. On the host image the files are there already,
     but for a link into /run, which a container has of its own."""
     found = []
     for path in ("/etc/resolv.conf", "/etc/hosts"):
         real = os.path.realpath(path)
-        if not host or real.startswith("/run/"):
-            target = real if host else path
+        target = real if host else path
+        if target not in own and (not host or real.startswith("/run/")):
             found.append(plan.BindMount(real, target, isolation.MS_RDONLY, recursive=False, missing_ok=True))
     return tuple(found)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pycontainer.logs.journal import Journal
     from pycontainer.options import Options
     from pycontainer.supervisor.client import Job
+    from pycontainer.wiring import Wiring
     from pycontainer.writable import WritableLayer
 
 LIMITS = frozenset({"memory", "memory_swap", "cpus", "cpuset", "cpu_weight", "pids", "io_weight", "io_max"})
@@ -60,6 +61,7 @@ class Run:
         args: Any,
         options: Options,
         layer: WritableLayer,
+        wiring: Wiring,
         journal: Journal | None = None,
         keep: Callable[[Run], None] | None = None,
     ) -> Run:
@@ -85,9 +87,10 @@ class Run:
                 layer_fds=layer.descriptors(),
                 directory=layer.directory,
                 once=False,
+                wiring=wiring,
                 job=job,
             )
-            run = cls(begun, output.Output(streams, journal), own_network=options.network != "host")
+            run = cls(begun, output.Output(streams, journal), own_network=not wiring.hosts_network)
             if journal is not None:
                 run.log_start = journal.log.end()
             streams.close_child()
@@ -99,12 +102,14 @@ class Run:
             if streams.console is not None:
                 run.output.drain()
             layer.taken()
+            wiring.started(job)
             if keep is not None:
                 keep(run)
             job.keep()
         except BaseException as error:
             # The next start finds the layer and the control groups free.
             execution.settle(job)
+            wiring.end()
             streams.close_child()
             layer.taken()
             if run is None:

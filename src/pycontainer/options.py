@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
 
+from pycontainer import network_options
 from pycontainer import option_values as values
 from pycontainer.mounts import Mount
 from pycontainer.option_values import Device, HasFileno, SeccompProfile
@@ -18,11 +19,13 @@ from pycontainer.units import refuse
 if TYPE_CHECKING:
     import logging
 
+    from pycontainer.container import Container
     from pycontainer.healthcheck import Healthcheck
+    from pycontainer.network_options import Port
+    from pycontainer.networks import Network
     from pycontainer.runtime.cgroups import Limits
     from pycontainer.wait import Strategy
 
-NetworkMode = Literal["none", "host"]
 UsernsMode = Literal["auto", "host"]
 
 
@@ -30,11 +33,6 @@ def _is_flag(options: object, field: attrs.Attribute[bool], value: bool) -> None
     # `read_only="false"` must not mean True.
     if value is not True and value is not False:
         raise refuse(field.name, value, "must be True or False")
-
-
-def _is_network(options: object, field: attrs.Attribute[str], value: str) -> None:
-    if value not in ("none", "host"):
-        raise refuse(field.name, value, f"must be one of {', '.join(get_args(NetworkMode))}")
 
 
 def _is_userns(options: object, field: attrs.Attribute[str], value: str) -> None:
@@ -96,7 +94,13 @@ class Options:
         default=(), converter=values.io_max
     )
 
-    network: NetworkMode = attrs.field(default="none", validator=_is_network)
+    # Network.
+    network: str | Network | Container = attrs.field(default="none", converter=network_options.network)
+    ports: tuple[Port, ...] = attrs.field(default=(), converter=network_options.ports)
+    dns: tuple[str, ...] = attrs.field(default=(), converter=network_options.dns)  # the network's
+    extra_hosts: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=network_options.extra_hosts)
+    aliases: tuple[str, ...] = attrs.field(default=(), converter=network_options.aliases)
+    ip_address: tuple[str, ...] = attrs.field(default=(), converter=network_options.ip_address)  # any
 
     # Isolation.
     cap_add: tuple[str, ...] = attrs.field(default=(), converter=values.cap_add)
@@ -135,10 +139,12 @@ class Options:
                 raise refuse("memory_swap", self.memory_swap, f"must not be below memory={self.memory}")
         if self.sysctls:
             self._check_sysctls()
+        if self.ports or self.aliases or self.ip_address:
+            network_options.check(self)
 
     def _check_sysctls(self) -> None:
         for path, _ in self.sysctls:
-            if path.startswith("net/") and self.network == "host":
+            if path.startswith("net/") and network_options.is_hosts(self.network):
                 raise refuse("sysctls", path, 'is the host\'s with network="host"')
             if path == "kernel/hostname" and self.hostname is not None:
                 raise refuse("sysctls", path, f"contradicts hostname={self.hostname!r}")

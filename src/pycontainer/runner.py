@@ -16,6 +16,7 @@ from pycontainer.options import Options
 from pycontainer.runtime import plan
 from pycontainer.streams import PIPE
 from pycontainer.units import refuse
+from pycontainer.wiring import Wiring
 
 if TYPE_CHECKING:
     from pycontainer.completed import Completed
@@ -57,11 +58,14 @@ def find_image(image: Image | str, store: Store | None, pull: Pull) -> Image:
     return ImageClass.pull(image, store=store)
 
 
+_LASTING_DEFAULTS = [(field.name, field.default) for field in attrs.fields(Options) if field.name in _LASTING]
+
+
 def _refuse_lasting(options: Options) -> None:
-    for field in attrs.fields(Options):
-        if field.name in _LASTING and getattr(options, field.name) != field.default:
-            why = f"is not for run(): {_LASTING[field.name]}"
-            raise refuse(field.name, getattr(options, field.name), why)
+    for name, default in _LASTING_DEFAULTS:
+        value = getattr(options, name)
+        if value != default:
+            raise refuse(name, value, f"is not for run(): {_LASTING[name]}")
 
 
 def check_timeout(timeout: float | None) -> float | None:
@@ -155,6 +159,8 @@ def _begin_once(
         used = launch.use_volumes(options, image.rootfs(), () if root is None else root.lower, container)
         if used is not None:
             held.callback(used.release)
+        wiring = Wiring(options, container)
+        held.callback(wiring.close)
         return execution.begin_container(
             session.current(),
             image,
@@ -167,6 +173,7 @@ def _begin_once(
             else plan.Root(root.lower, directory.upper, directory.work, volumes=directory.volumes),
             directory=directory,
             once=True,
+            wiring=wiring,
         )
     except BaseException:
         streams.close()

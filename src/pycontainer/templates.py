@@ -14,6 +14,7 @@ from pycontainer.lives import Run
 from pycontainer.options import Options
 from pycontainer.snapshot.overlay import MAX_LAYERS
 from pycontainer.units import refuse
+from pycontainer.wiring import Wiring
 from pycontainer.writable import DiskLayer, MemoryLayer, Sealed, WritableLayer
 
 if TYPE_CHECKING:
@@ -137,7 +138,9 @@ def run_once(image: Image, args: Any, options: Options, layer: WritableLayer, ti
     Raises `LaunchError`, `ExitError` and `OutOfMemory` where it fails, and `Timeout`; nothing runs then.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    run = Run.begin(image, args, Options.merge(options, _ONCE), layer)
+    alone = Options.merge(options, _ONCE)
+    wiring = Wiring(alone, layer.id)
+    run = Run.begin(image, args, alone, layer, wiring)
     try:
         ended = run.ended(deadline)
         if not ended:
@@ -148,6 +151,7 @@ def run_once(image: Image, args: Any, options: Options, layer: WritableLayer, ti
         raise
     finally:
         run.close()
+        wiring.close()
     if not ended:
         assert timeout is not None
         raise Timeout(result, timeout)

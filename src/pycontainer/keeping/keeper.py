@@ -291,12 +291,12 @@ class Keeper:
     def _watch(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
         """A message whenever there is news, until the other end hangs up."""
         with _Bell() as bell:
-            self.container.listen(bell.ring)
+            self.container.hear(bell.ring)
             try:
                 while bell.wait(connection):
                     control.send(connection, {})
             finally:
-                self.container.leave(bell.ring)
+                self.container.unhear(bell.ring)
         raise ConnectionResetError
 
     def _wait(self, connection: socket.socket, request: dict[str, Any]) -> Answer:

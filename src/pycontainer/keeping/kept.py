@@ -187,12 +187,12 @@ class Kept(Container):
             return self._base.started_at is None
         return self._more_to_come()
 
-    def listen(self, call: Callable[[], None]) -> None:
+    def hear(self, call: Callable[[], None]) -> None:
         """Has `call` called when it has written something, or when nothing more comes."""
         self._journal.listen(call)
 
-    def leave(self, call: Callable[[], None]) -> None:
-        """The opposite of `listen`."""
+    def unhear(self, call: Callable[[], None]) -> None:
+        """The opposite of `hear`."""
         self._journal.leave(call)
 
     def terminal(self) -> int | None:

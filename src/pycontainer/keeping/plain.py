@@ -24,6 +24,7 @@ _CLASSES = {
     "Tmpfs": "mounts",
     "Content": "mounts",
     "Device": "option_values",
+    "Port": "network_options",
     "SeccompProfile": "option_values",
     "VolumeMount": "mounts",
     "Restart": "restarting",
@@ -51,6 +52,8 @@ def check(options: Options) -> None:
         raise refuse("stdin", options.stdin, f"must be PIPE, DEVNULL or None: {_REMEDY}")
     if options.log not in ("memory", "file"):
         raise refuse("log", options.log, f'must be "file": {_REMEDY}')
+    if not isinstance(options.network, str):
+        raise refuse("network", options.network, f'must be "none", "host" or "bridge": {_REMEDY}')
     if options.pass_fds:
         raise refuse("pass_fds", options.pass_fds, f"must be empty: {_REMEDY}")
 

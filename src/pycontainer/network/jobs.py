@@ -13,19 +13,27 @@ from pycontainer.errors import LaunchError
 from pycontainer.supervisor import client, failure, plan
 
 if TYPE_CHECKING:
-    from pycontainer.supervisor.client import Supervisor
+    from pycontainer.supervisor.client import Job, Supervisor
 
 CLONE_NEWNET = 0x40000000
+_STAGE = "handing over a network namespace"
 
 
 def work(
-    supervisor: Supervisor, prepare: Callable[[plan.Ops], None], fds: Sequence[int] = ()
+    supervisor: Supervisor,
+    prepare: Callable[[plan.Ops], None],
+    fds: Sequence[int] = (),
+    *,
+    target: int = 0,
 ) -> None:
-    """Has a child carry out what `prepare` adds; it may use `fds`, from index 0 on. Raises LaunchError."""
+    """Has a child carry out what `prepare` adds; it may use `fds`, from index 0 on, and join namespaces of
+    the job `target`. Raises LaunchError."""
     ops = plan.Ops(plan.Data())
     prepare(ops)
     encoded = plan.encode(ops.data, setup=ops.encode())
-    record = supervisor.work(encoded, fds)
+    flags = client.START["WORK"] | (client.START["OUTSIDE"] if target else 0)
+    record = supervisor.start(encoded, fds=fds, flags=flags, target=target).wait()
+    assert record is not None
     if record.kind == client.RECORD["FAILED"]:
         raise failure.launch_error(record, rootless=supervisor.rootless, encoded=encoded)
 
@@ -50,26 +58,44 @@ def new_namespace(
 ) -> int:
     """The descriptor of a new network namespace with loopback up, in which `prepare` was carried out. It is
     there as long as somebody holds it. Raises LaunchError."""
-    try:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    except OSError as error:
-        raise LaunchError("creating network namespace", errno=error.errno) from error
 
     def make(ops: plan.Ops) -> None:
         ops.network()
         prepare(ops)
         ops.give(len(fds), "/proc/self/ns/net")
 
+    return _given(supervisor, make, fds)
+
+
+def _given(
+    supervisor: Supervisor, prepare: Callable[[plan.Ops], None], fds: Sequence[int], *, target: int = 0
+) -> int:
+    """What `prepare` gives through the descriptor after `fds`."""
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise LaunchError(_STAGE, errno=error.errno) from error
     with ours, theirs:
-        work(supervisor, make, [*fds, theirs.fileno()])
+        work(supervisor, prepare, [*fds, theirs.fileno()], target=target)
         theirs.close()
         try:
             found = _sys.receive_fd(ours.fileno())
         except OSError as error:
-            raise LaunchError("creating network namespace", errno=error.errno) from error
+            raise LaunchError(_STAGE, errno=error.errno) from error
     if found is None:
-        raise LaunchError("creating network namespace", errno=errno.EMFILE)
+        raise LaunchError(_STAGE, errno=errno.EMFILE)
     return found
+
+
+def namespace_of(job: Job) -> int:
+    """The descriptor of the network namespace of a running container's program. Raises LaunchError."""
+    supervisor = job.supervisor
+
+    def look(ops: plan.Ops) -> None:
+        ops.join(CLONE_NEWNET)
+        ops.give(0, "/proc/self/ns/net")
+
+    return _given(supervisor, look, [], target=job.id)
 
 
 def close(descriptor: int) -> int:

@@ -37,9 +37,7 @@ _SIZE_OF_DESCRIPTOR = 4
 def bridge(name: str, index: int, *, mac: bytes, mtu: int | None) -> bytes:
     """A bridge that is up."""
     # Without a querier, snooping only costs.
-    info = nested(
-        _IFLA_LINKINFO, text(_INFO_KIND, "bridge"), nested(_INFO_DATA, u8(_BR_MCAST_SNOOPING, 0))
-    )
+    info = nested(_IFLA_LINKINFO, text(_INFO_KIND, "bridge"), nested(_INFO_DATA, u8(_BR_MCAST_SNOOPING, 0)))
     return _new_link(index, name, mac=mac, mtu=mtu, more=(info,))
 
 
@@ -54,10 +52,10 @@ def veth(
     mtu: int | None,
     elsewhere: bool = True,
 ) -> tuple[bytes, int]:
-    """A pair of links, both up: one here, a port of the bridge `master` where that is given, and its peer,
-    `elsewhere` in the namespace whose descriptor goes to the offset that comes with the message (0 where
-    both ends are here)."""
-    inner = [_LINK.pack(0, 0, peer_index, _IFF_UP, _IFF_UP), *_named(peer, peer_mac, mtu)]
+    """A pair of links: one here, up, a port of the bridge `master` where that is given, and its peer, which
+    is not up yet, `elsewhere` in the namespace whose descriptor goes to the offset that comes with the
+    message (0 where both ends are here)."""
+    inner = [_LINK.pack(0, 0, peer_index, 0, 0), *_named(peer, peer_mac, mtu)]
     if elsewhere:
         # The last thing in the message, so that it is easily found.
         inner.append(u32(_IFLA_NET_NS_FD, 0))
@@ -113,9 +111,7 @@ def default_route(index: int, gateway: Address) -> bytes:
     )
 
 
-def _new_link(
-    index: int, name: str, *, mac: bytes = b"", mtu: int | None, more: tuple[bytes, ...]
-) -> bytes:
+def _new_link(index: int, name: str, *, mac: bytes = b"", mtu: int | None, more: tuple[bytes, ...]) -> bytes:
     head = _LINK.pack(0, 0, index, _IFF_UP, _IFF_UP)
     return message(_NEWLINK, head, *_named(name, mac, mtu), *more, flags=CREATE | EXCL)
 

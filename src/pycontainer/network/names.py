@@ -37,23 +37,32 @@ def resolver(nameservers: Iterable[str]) -> str:
     return "".join(f"nameserver {address}\n" for address in nameservers)
 
 
+def host_file(path: str) -> str:
+    """What such a file of this host says."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
 class HostsFile:
     """A container's /etc/hosts, rewritten through its descriptor while programs read it.
 
-    One write(2) of never less than what stood there: a reader finds the one or the other, never half.
+    One write(2) of never less than what stood there, and only then it is cut: a reader finds the one or the
+    other, with empty lines at most.
     """
 
-    def __init__(self, descriptor: int, head: str) -> None:
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._head = head
-        self._size = 0
+        self._size = os.fstat(descriptor).st_size
 
-    def write(self, members: str) -> None:
-        content = (self._head + members).encode("ascii")
+    def write(self, text: str) -> None:
+        content = text.encode("ascii", "replace")
         os.pwrite(self._descriptor, content.ljust(self._size, b"\n"), 0)
-        self._size = max(self._size, len(content))
+        if len(content) < self._size:
+            os.ftruncate(self._descriptor, len(content))
+        self._size = len(content)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        os.close(self._descriptor)

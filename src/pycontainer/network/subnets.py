@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import ipaddress
+import itertools
 import os
 import socket
 import threading
@@ -28,7 +29,7 @@ _LENGTH_6 = 64
 
 
 def parse(value: object) -> tuple[ipaddress.IPv4Network | None, ipaddress.IPv6Network | None]:
-    """`subnet=` of `Network.create`: one such as "10.1.2.0/24", or one of each family. Raises InvalidOption."""
+    """`subnet=` of `Network.create`: such as "10.1.2.0/24", or one of each family. Raises InvalidOption."""
     values = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
     found: dict[int, Subnet] = {}
     for one in values:
@@ -39,7 +40,7 @@ def parse(value: object) -> tuple[ipaddress.IPv4Network | None, ipaddress.IPv6Ne
         if subnet.version in found:
             raise refuse("subnet", value, f"names two IPv{subnet.version} subnets; at most one of each")
         if isinstance(one, int) or subnet.num_addresses < 4:
-            raise refuse("subnet", one, "must have room for a gateway and containers: /30 (IPv4), /126 (IPv6)")
+            raise refuse("subnet", one, "must have room for a gateway and containers: /30, /126 (IPv6)")
         if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
             raise refuse("subnet", one, "must hold addresses of hosts")
         found[subnet.version] = subnet
@@ -142,7 +143,7 @@ class Addresses:
         """One that is free, and was not used lately: others may still know who had it. Raises
         ContainerError where none is left."""
         with self._lock:
-            for number in [*range(self._next, self._end), *range(2, self._next)]:
+            for number in itertools.chain(range(self._next, self._end), range(2, self._next)):
                 if number not in self._taken:
                     self._taken.add(number)
                     self._next = number + 1

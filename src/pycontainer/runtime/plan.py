@@ -44,6 +44,9 @@ CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWNET = 0x40000000
 
+OWN_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+"""hosts(5), hostname(5), resolv.conf(5)."""
+
 STDIO = 3
 """A request's descriptors begin with the three standard streams; what else is passed follows."""
 
@@ -135,6 +138,26 @@ class Shape:
     place: Place
     volumes: tuple[str, ...] = ()
     """Directories of layers that are not part of the container's own (an image's VOLUME)."""
+    joins_network: bool = False
+    """Its network namespace is there already."""
+    own_files: tuple[str, ...] = ()
+    """Where it has files that tell it who and where it is; what they say differs from start to start."""
+
+
+@attrs.frozen
+class Network:
+    """What differs between two containers of one shape: their network's part."""
+
+    own_files: tuple[bytes, ...] = ()
+    """The contents for `Shape.own_files`."""
+    descriptors: tuple[int, ...] = ()
+    """The network namespace, where one is joined; then a socket for the first of the files, to be
+    rewritten, where there is one. They are the last of the request's."""
+    gives: bool = False
+    """Whether there is such a socket."""
+
+
+NO_NETWORK = Network()
 
 
 @attrs.frozen
@@ -167,7 +190,8 @@ class _Template:
     before_scratch: bytes
     before_joining: bytes
     """The same where the container goes on in a copy of a mount namespace that is there already."""
-    after_scratch: bytes
+    furnishing: bytes
+    after_files: bytes
     after_root: bytes
     tail_head: bytes
     tail_end: bytes
@@ -185,10 +209,12 @@ def container(
     env: Mapping[str, str],
     pass_fds: Sequence[int],
     tty: tuple[int, int] | None,
+    network: Network = NO_NETWORK,
+    network_fd: int = 0,
 ) -> bytes:
     """The plan of one container. `paths` are tried in turn for the program; descriptor numbers in
-    `pass_fds` follow the standard streams in the request, and the terminal's socket is the last.
-    `tty` is (rows, columns)."""
+    `pass_fds` follow the standard streams in the request, then the terminal's socket, and the layer's.
+    `network`'s begin at the index `network_fd`. `tty` is (rows, columns)."""
     template = _template(shape)
     data = template.data.copy()
     prepare, setup = Ops(data), Ops(data)
@@ -196,8 +222,15 @@ def container(
         _make_cgroup(prepare, cgroup)
     mine = STDIO + len(pass_fds)
     setup.extend(template.before_joining if root.joins else template.before_scratch)
+    if shape.joins_network:
+        setup.join_fd(network_fd, CLONE_NEWNET)
     _scratch(setup, shape, root, first_fd=mine + (tty is not None))
-    setup.extend(template.after_scratch)
+    setup.extend(template.furnishing)
+    for index, content in enumerate(network.own_files):
+        setup.make_file(_own_file(index), content)
+    if network.gives:
+        setup.give(network_fd + shape.joins_network, f"{shape.place.base}/{_own_file(0)}", os.O_WRONLY)
+    setup.extend(template.after_files)
     if shape.host is None:
         _open_volumes(setup, shape, root, template.volumes)
         _layered_root(setup, shape, root)
@@ -217,7 +250,8 @@ def files(ops: Ops, shape: Shape, root: Root) -> None:
     ops.unshare(CLONE_NEWNS)
     first = 0 if shape.host is None else overlay.open_host_trees(ops, shape.host)
     slots = itertools.count(first)
-    trees = _Trees(None, (), tuple(_open_mounts(ops, shape, slots)), _slots_of_volumes(shape, slots))
+    mounts = tuple(_open_mounts(ops, shape, slots))
+    trees = _Trees(None, (), mounts, tuple(itertools.islice(slots, len(shape.volumes))), ())
     ops.propagation(MS_PRIVATE)
     _scratch(ops, shape, root, first_fd=0)
     overlay.furnish(ops, shape.place.base, _more_directories(shape))
@@ -390,16 +424,18 @@ def _make_cgroup(ops: Ops, cgroup: CgroupPlan) -> None:
 @functools.lru_cache(maxsize=64)
 def _template(shape: Shape) -> _Template:
     data = Data()
-    before, joining, within, after = Ops(data), Ops(data), Ops(data), Ops(data)
+    before, joining, furnishing, within, after = Ops(data), Ops(data), Ops(data), Ops(data), Ops(data)
     trees = _before_scratch(before, shape)
     if shape.place.kept:
         _before_scratch(joining, shape, joins=True)
-    overlay.furnish(within, shape.place.base, [*_cgroup_directories(shape), *_more_directories(shape)])
+    overlay.furnish(furnishing, shape.place.base, [*_cgroup_directories(shape), *_more_directories(shape)])
     _make_files(within, shape, trees)
     if shape.host is not None:
         _host_root(after, shape)
     _default_mounts(after, shape, trees)
     _volumes(after, shape, trees)
+    for slot, path in zip(trees.own_files, shape.own_files, strict=True):
+        after.bind(slot, path, MS_NOSUID | MS_NODEV | MS_NOEXEC, how=CREATE)
     _user_mounts(after, shape.mounts, trees)
     _working_directory(after, shape.program)
     # Before /proc/sys becomes read-only.
@@ -418,6 +454,7 @@ def _template(shape: Shape) -> _Template:
         data,
         before.encode(),
         joining.encode(),
+        furnishing.encode(),
         within.encode(),
         after.encode(),
         head,
@@ -432,7 +469,7 @@ def _before_scratch(ops: Ops, shape: Shape, *, joins: bool = False) -> _Trees:
     ops.keyring()
     # Not in the clone: the child makes them itself, so that several do it at once.
     ops.unshare(CLONE_NEWUTS | CLONE_NEWIPC | (0 if joins else CLONE_NEWNS))
-    if shape.own_network:
+    if shape.own_network and not shape.joins_network:
         ops.network()
     first = 0 if shape.host is None else overlay.open_host_trees(ops, shape.host)
     trees = _open_trees(ops, shape, first)
@@ -459,7 +496,7 @@ def _joining_template(program: Program, own_network: bool) -> _Template:
     setup.join(flags | CLONE_NEWNET if own_network else flags)
     setup.enter()
     head, end = _program(data, program)
-    return _Template(data, setup.encode(), b"", b"", b"", head, end, ())
+    return _Template(data, setup.encode(), b"", b"", b"", b"", head, end, ())
 
 
 @attrs.frozen
@@ -471,6 +508,7 @@ class _Trees:
     mounts: tuple[int, ...]
     """For each bind and file among the shape's mounts, in their order."""
     volumes: tuple[int, ...]
+    own_files: tuple[int, ...]
 
 
 def _open_trees(ops: Ops, shape: Shape, first: int) -> _Trees:
@@ -485,11 +523,9 @@ def _open_trees(ops: Ops, shape: Shape, first: int) -> _Trees:
         sysfs = next(slots)
         ops.open_tree(sysfs, "/sys")
     mounts = tuple(_open_mounts(ops, shape, slots))
-    return _Trees(sysfs, tuple(devices), mounts, _slots_of_volumes(shape, slots))
-
-
-def _slots_of_volumes(shape: Shape, slots: Iterator[int]) -> tuple[int, ...]:
-    return tuple(itertools.islice(slots, len(shape.volumes)))
+    volumes = tuple(itertools.islice(slots, len(shape.volumes)))
+    own_files = tuple(itertools.islice(slots, len(shape.own_files)))
+    return _Trees(sysfs, tuple(devices), mounts, volumes, own_files)
 
 
 def _open_mounts(ops: Ops, shape: Shape, slots: Iterator[int]) -> Iterator[int]:
@@ -511,6 +547,8 @@ def _make_files(ops: Ops, shape: Shape, trees: _Trees) -> None:
         if isinstance(file, FileMount):
             ops.make_file(_file(slot), file.content, file.mode, uid=file.uid, gid=file.gid)
             ops.open_tree(slot, f"{shape.place.base}/{_file(slot)}", how=0)
+    for index, slot in enumerate(trees.own_files):
+        ops.open_tree(slot, f"{shape.place.base}/{_own_file(index)}", how=0)
     for path, target in shape.cgroup_links:
         ops.make_link("cgroup" + path.removeprefix(_CGROUP), target)
 
@@ -521,7 +559,7 @@ _VOLUMES = "volumes"
 
 
 def _more_directories(shape: Shape) -> list[str]:
-    files = any(isinstance(mount, FileMount) for mount in shape.mounts)
+    files = bool(shape.own_files) or any(isinstance(mount, FileMount) for mount in shape.mounts)
     return [
         *(["files"] if files else []),
         *([overlay.NEXT] if shape.place.kept else []),
@@ -532,6 +570,11 @@ def _more_directories(shape: Shape) -> list[str]:
 def _file(slot: int) -> str:
     """A mount's file of given content, in the scratch file system."""
     return f"files/{slot}"
+
+
+def _own_file(index: int) -> str:
+    """What `Shape.own_files` names, likewise."""
+    return f"files/own{index}"
 
 
 def _cgroup_directories(shape: Shape) -> list[str]:

@@ -1,0 +1,113 @@
+"""A container's own /etc/hosts (which is kept true while it runs), /etc/hostname and /etc/resolv.conf."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pycontainer import _sys
+from pycontainer.errors import LaunchError
+from pycontainer.network import names
+from pycontainer.runtime import plan
+
+if TYPE_CHECKING:
+    from pycontainer.networks import Network
+    from pycontainer.options import Options
+
+HOSTS, HOSTNAME, RESOLVER = plan.OWN_FILES
+
+
+def own_files(options: Options, *, hosts_network: bool) -> tuple[str, ...]:
+    """Those of plan.OWN_FILES that a container has of its own. With the host's network its names count."""
+    if not hosts_network:
+        return plan.OWN_FILES
+    return (
+        *([HOSTS] if options.extra_hosts else []),
+        HOSTNAME,
+        *([RESOLVER] if options.dns else []),
+    )
+
+
+class Files:
+    """The contents for one container, and its /etc/hosts while it runs."""
+
+    def __init__(
+        self, options: Options, known: Callable[[], Sequence[Network]], *, hosts_network: bool
+    ) -> None:
+        """`known` gives the networks whose members it is to find by name."""
+        self._options = options
+        self._hosts_network = hosts_network
+        self._known = known
+        # Never held while another lock is asked for.
+        self._lock = threading.Lock()
+        self._head = ""
+        self._hosts: names.HostsFile | None = None
+        self._ours: socket.socket | None = None
+        self._theirs: socket.socket | None = None
+
+    def contents(self, hostname: str, addresses: Sequence[str], servers: Sequence[str]) -> tuple[bytes, ...]:
+        """What the files say at a start, in the order of `own_files`. `addresses` are the container's own."""
+        options = self._options
+        extra = options.extra_hosts
+        if self._hosts_network:
+            self._head = names.host_file(HOSTS) + "".join(
+                names.hosts_lines([address], [name]) for name, address in extra
+            )
+        else:
+            self._head = names.hosts_head(hostname, extra, addresses)
+        texts = {
+            HOSTS: self._head + self._members(),
+            HOSTNAME: f"{hostname}\n",
+            RESOLVER: names.resolver(options.dns or servers),
+        }
+        wanted = own_files(options, hosts_network=self._hosts_network)
+        return tuple([texts[path].encode("ascii", "replace") for path in wanted])
+
+    def _members(self) -> str:
+        return "".join([network.block for network in self._known()])
+
+    def expect(self) -> int:
+        """The descriptor of a socket for that of the new container's /etc/hosts. Raises LaunchError."""
+        try:
+            self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise LaunchError("preparing a start", errno=error.errno) from error
+        self._ours.setblocking(False)
+        return self._theirs.fileno()
+
+    def asked(self) -> None:
+        """The request is on its way: the supervisor has its copy of that socket."""
+        if self._theirs is not None:
+            self._theirs.close()
+            self._theirs = None
+
+    def rewrite(self) -> None:
+        """Has /etc/hosts say who is there now, where it is there to be rewritten."""
+        with self._lock:
+            hosts = self._arrived()
+            if hosts is not None:
+                hosts.write(self._head + self._members())
+
+    def _arrived(self) -> names.HostsFile | None:
+        if self._ours is not None:
+            try:
+                found = _sys.receive_fd(self._ours.fileno())
+            except BlockingIOError:
+                return None  # not yet
+            self._ours.close()
+            self._ours = None
+            # What stood there at first is longer than what is written now, where somebody left meanwhile.
+            self._hosts = None if found is None else names.HostsFile(found)
+        return self._hosts
+
+    def close(self) -> None:
+        """The container has ended."""
+        with self._lock:
+            hosts, self._hosts = self._hosts, None
+            ours, self._ours = self._ours, None
+            theirs, self._theirs = self._theirs, None
+        for one in (hosts, ours, theirs):
+            if one is not None:
+                one.close()
