@@ -1,4 +1,4 @@
-"""`python -m benchmarks start exec memory threads many pull push life`: see README.md beside this file."""
+"""`python -m benchmarks start exec memory`, and so on: see README.md beside this file."""
 
 from __future__ import annotations
 

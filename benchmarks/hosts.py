@@ -100,3 +100,14 @@ def _capped(which: int, wanted: int) -> tuple[int, int]:
     _, hard = resource.getrlimit(which)
     value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     return value, value
+
+
+def raise_descriptors(wanted: int) -> int:
+    """The limit on open files that counts from here on; a supervisor that was started before has its
+    hard limit anyway."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    limit = max(soft, wanted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit

@@ -25,6 +25,7 @@ from benchmarks.competitors.pycontainer import Pycontainer
 from benchmarks.harness import Unavailable
 from benchmarks.measures.alive import measure_alive
 from benchmarks.measures.living import Living
+from benchmarks.measures.networking import Networking
 from benchmarks.measures.stages import run_stage
 from benchmarks.measures.watch import watch
 from benchmarks.roots import Root
@@ -41,6 +42,7 @@ class Worker:
         self._ballast: list[Any] = []
         self._pulled = ""
         self._living: Living | None = None
+        self._networking: Networking | None = None
 
     def own_disk(self) -> None:
         """Gives the competitor a new file system to work on, ahead of `set_up`."""
@@ -138,9 +140,16 @@ class Worker:
             self._living = Living(cast(Pycontainer, self._competitor))
         return getattr(self._living, what)(**request)
 
+    def network(self, what: str, **request: Any) -> Any:
+        """A request to `Networking`; pycontainer's alone."""
+        if self._networking is None:
+            self._networking = Networking(cast(Pycontainer, self._competitor))
+        return getattr(self._networking, what)(**request)
+
     def close(self) -> None:
-        if self._living is not None:
-            self._living.close()
+        for used in (self._living, self._networking):
+            if used is not None:
+                used.close()
         self._competitor.close()
 
     def ballast(self, size: int, threads: int) -> None:

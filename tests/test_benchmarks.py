@@ -132,7 +132,7 @@ def test_help_names_every_benchmark() -> None:
         env={**os.environ, "PYTHONPATH": str(CHECKOUT / "src")},
         check=True,
     )
-    for name in ("start", "exec", "memory", "threads", "many", "pull", "push", "life"):
+    for name in ("start", "exec", "memory", "threads", "many", "pull", "push", "life", "network"):
         assert re.search(rf"^ +{name} +\S", done.stdout, re.MULTILINE)
 
 

@@ -17,6 +17,7 @@ HELP = {
     "pull": "pull of a Debian root from a registry on loopback: cold, again, memory, a heartbeat meanwhile",
     "push": "push of a fresh layer of 170 MB",
     "life": "fork, commit, diff, exec, stats, and a thousand containers of one process",
+    "network": "start on a bridge with a port, bytes per second into a container, 200 on one network",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import tempfile
 import time
@@ -12,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks import hosts
 from benchmarks.competitors.pycontainer import Pycontainer
 from benchmarks.measures.alive import settled_counts, supervisor_of
 
@@ -89,7 +89,7 @@ class Living:
     def crowd(self, count: int, threads: int, listed: int) -> dict[str, Any]:
         """Starts `count` containers, lists them when there are `listed`, stops and removes them; how long
         each took and what was left afterwards."""
-        raised = _raise_descriptors(count * _DESCRIPTORS_EACH)
+        raised = hosts.raise_descriptors(count * _DESCRIPTORS_EACH)
         first = self._competitor.hold()
         supervisor = supervisor_of(self._competitor.pid_of(first))
         self._competitor.release(first)
@@ -133,17 +133,6 @@ class Living:
 def _stop_and_remove(container: Any) -> None:
     container.stop()
     container.remove()
-
-
-def _raise_descriptors(wanted: int) -> int:
-    """The limit on open files that counts from here on; the supervisor, which was started before, has its
-    hard limit anyway."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    limit = max(soft, wanted)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return limit
 
 
 def _write_files(directory: Path, files: int) -> None:
