@@ -334,21 +334,30 @@ def test_one_that_hangs_holds_up_no_other() -> None:
 
 
 def test_timers_do_not_pile_up() -> None:
+    """Each check's time-out is far away: without care, its timer would stay as long."""
     from pycontainer import health
 
+    until(lambda: health_threads() == 0, "the thread of earlier ones ended")
     check = pc.Healthcheck("true", interval=0.001, timeout=1000)
     loops: list[Any] = []
+    begun: list[int] = []
     begin: Callable[..., None] = health._Loop.__init__
+    begin_check: Callable[..., None] = health.Health._begin
 
     def noted(self: Any, *arguments: Any) -> None:
         begin(self, *arguments)
         loops.append(self)
 
+    def counted(self: Any, now: float) -> None:
+        begin_check(self, now)
+        begun.append(len(loops[0]._timers))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(health._Loop, "__init__", noted)
+        patch.setattr(health.Health, "_begin", counted)
         with checked(check) as container:
-            time.sleep(1.5)
-            assert len(loops[0]._timers) < 100
+            until(lambda: len(begun) >= 150, "many checks", seconds=60)
+            assert max(begun) < 100
             assert container.health == "healthy"
 
 
