@@ -8,12 +8,17 @@
 #include <arpa/inet.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum {
@@ -185,6 +190,36 @@ set(struct impairer *impairer, const struct pctr_impair_request *request)
     return 0;
 }
 
+/* Whoever closes such a socket waits until no processor looks at it any more, which takes milliseconds:
+ * a process of a moment, which shares our descriptors, does it, so that others' frames are not late. */
+static void
+close_apart(struct port *port)
+{
+    struct clone_args args = {.flags = CLONE_FILES, .exit_signal = SIGCHLD};
+    long pid = syscall(SYS_clone3, &args, sizeof args);
+
+    if (pid <= 0) {
+        pctr_close(&port->socks[0]);
+        pctr_close(&port->socks[1]);
+    }
+    if (pid == 0) {
+        _exit(0);
+    }
+    port->socks[0] = port->socks[1] = -1;
+}
+
+static void
+drop_port(struct impairer *impairer, struct port *port)
+{
+    for (int i = 0; i < 2; i++) {
+        /* It is there: to fail means that nothing of it comes from there anyway. */
+        (void)epoll_ctl(impairer->epoll, EPOLL_CTL_DEL, port->socks[i], NULL);
+        pctr_queue_clear(&impairer->queues, &port->queues[i]);
+    }
+    close_apart(port);
+    port->id = 0;
+}
+
 static int
 remove_port(struct impairer *impairer, uint32_t id)
 {
@@ -193,11 +228,7 @@ remove_port(struct impairer *impairer, uint32_t id)
     if (port == NULL) {
         return -ENOENT;
     }
-    for (int i = 0; i < 2; i++) {
-        pctr_queue_clear(&impairer->queues, &port->queues[i]);
-        pctr_close(&port->socks[i]);
-    }
-    port->id = 0;
+    drop_port(impairer, port);
     return 0;
 }
 
@@ -388,6 +419,10 @@ prepare(struct impairer *impairer)
     struct rlimit files;
 
     impairer->queues.heap = impairer->heap;
+    /* Who closes sockets for us needs nobody to reap it. */
+    if (signal(SIGCHLD, SIG_IGN) == SIG_ERR) {
+        return -errno;
+    }
     if (getrandom(&impairer->queues.random, sizeof impairer->queues.random, 0) < 0) {
         return -errno;
     }
@@ -409,26 +444,45 @@ prepare(struct impairer *impairer)
     return error < 0 ? error : watch(impairer, impairer->timer, TIMER, EPOLLIN | EPOLLET);
 }
 
+static int
+run(struct impairer *impairer)
+{
+    struct epoll_event events[MAX_EVENTS];
+    int result = 0;
+
+    while (result == 0) {
+        int count = epoll_wait(impairer->epoll, events, MAX_EVENTS, -1);
+        if (count < 0 && errno != EINTR) {
+            return -errno;
+        }
+        for (int i = 0; i < count && result == 0; i++) {
+            result = turn(impairer, &events[i]);
+            if (result == 0) {
+                result = depart(impairer);
+            }
+        }
+    }
+    return result;
+}
+
 /* Until the host closes its end. */
 int
 pctr_op_impair(struct pctr_context *context, const struct pctr_op *op)
 {
     static struct impairer impairer;
-    struct epoll_event events[MAX_EVENTS];
 
     impairer.control = context->fds[op->arg];
     int result = prepare(&impairer);
-    while (result == 0) {
-        int count = epoll_wait(impairer.epoll, events, MAX_EVENTS, -1);
-        if (count < 0 && errno != EINTR) {
-            return -errno;
+    if (result == 0) {
+        result = run(&impairer);
+    }
+    for (unsigned i = 0; i < impairer.used; i++) {
+        if (impairer.ports[i].id != 0) {
+            drop_port(&impairer, &impairer.ports[i]);
         }
-        for (int i = 0; i < count && result == 0; i++) {
-            result = turn(&impairer, &events[i]);
-            if (result == 0) {
-                result = depart(&impairer);
-            }
-        }
+    }
+    /* Children that are not to be reaped are waited for all the same: ECHILD says that all are gone. */
+    while (wait(NULL) >= 0 || errno == EINTR) {
     }
     return result < 0 ? result : 0;
 }

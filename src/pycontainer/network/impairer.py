@@ -77,7 +77,14 @@ class Impairer:
         are 1024 ports.
         """
         id = next(self._ids)
-        self._ask("ADD", id=id, links=(a, b))
+        try:
+            self._ask("ADD", id=id, links=(a, b))
+        except LaunchError:
+            raise
+        except BaseException:
+            with contextlib.suppress(LaunchError):  # it was not there yet
+                self.remove(id)
+            raise
         return id
 
     def set(
@@ -111,8 +118,11 @@ class Impairer:
             self._socket.close()
             # One thread alone may wait for a job: whoever asks does so with the lock, too.
             if job is not None and job.final is None and not job.lost:
-                job.end()
-                job.wait()
+                with contextlib.suppress(SupervisorError):  # it died, and the child with it
+                    # One that is killed ends later: it closes its sockets faster than the kernel for it.
+                    if job.wait(_PATIENCE_SECONDS) is None:
+                        job.end()
+                        job.wait()
         finally:
             self._lock.release()
 
