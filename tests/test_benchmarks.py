@@ -3,12 +3,15 @@
 # ruff: noqa: E402 - the checkout, which holds `benchmarks`, is not on the path before the first statement.
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,9 +27,10 @@ from benchmarks.competitors import NAMES, competitor_class
 from benchmarks.competitors.floor import compile_floor
 from benchmarks.competitors.floor_settings import Settings
 from benchmarks.harness import Result, Summary, Table, Target, Unavailable
-from benchmarks.measures import life
+from benchmarks.measures import life, network
 from benchmarks.roots import HOST, make_busybox
 from benchmarks.seccomp_filter import write as write_filter
+from benchmarks.streams import PORT, Plain, compile_stream, send
 from benchmarks.workers import Entry, field_of
 
 
@@ -160,6 +164,91 @@ def test_the_targets_of_what_was_not_measured() -> None:
     targets = [*life._targets(asked, {}, 10, 500), *life._crowd_targets(nobody)]
     assert [target.reached for target in targets] == [None] * len(targets)
     assert life._crowd_rows(nobody) == []
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need(shutil.which("cc") is not None, "a C compiler (cc)")
+    return compile_stream(tmp_path_factory.mktemp("stream") / "stream")
+
+
+def test_bytes_that_are_sent_arrive(stream: Path) -> None:
+    need(os.geteuid() == 0, "root")
+    need(shutil.which("ip") is not None, "ip (iproute2)")
+    devices = sorted(os.listdir("/sys/class/net"))
+    with contextlib.closing(Plain(stream)) as plain:
+        assert plain.loopback(0.05) > 0
+        assert plain.veth(0.05) > 0
+        if shutil.which("docker-proxy") is not None:
+            plain.start_proxy()
+            assert plain.proxy(0.05) > 0
+    assert sorted(os.listdir("/sys/class/net")) == devices
+    with pytest.raises(Unavailable, match="refused"):
+        send(stream, "127.0.0.1", PORT, 0.05)
+
+
+def test_bytes_that_do_not_arrive_are_no_figure(stream: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def answer() -> None:
+            connection = listener.accept()[0]
+            with connection, connection.makefile("rb") as received:
+                received.read()
+                connection.sendall(bytes(8))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(Unavailable, match="0 bytes of"):
+            send(stream, "127.0.0.1", port, 0.01)
+        thread.join()
+
+
+def test_what_network_asks_its_worker(tmp_path: Path, stream: Path) -> None:
+    need(os.geteuid() == 0, "root")
+    need(shutil.which("busybox") is not None, "busybox")
+    need(any(map(shutil.which, ("pasta", "slirp4netns"))), "pasta or slirp4netns")
+    entries = [Entry("pycontainer", root, root.name) for root in (make_busybox(tmp_path), HOST)]
+    with field_of(entries, tmp_path) as field:
+        assert not field.unavailable
+        worker = field.ready["busybox"]
+        for published in (False, True):
+            assert min(worker.ask("appear", published=published, times=2)) > 0
+        worker.ask("network", what="receive", program=str(stream))
+        for way in ("port", "connect"):
+            assert worker.ask("network", what="carry", way=way, seconds=0.05) > 0
+        crowd = field.ready["host"].ask("network", what="crowd", count=6, threads=2)
+        assert crowd["names"] == crowd["addresses"] == crowd["count"] == 6
+        assert 0 < crowd["start"] < crowd["resolved"]
+        assert [target.text for target in network._crowd_targets(crowd) if not target.reached] == []
+
+
+def test_the_targets_of_a_network_that_was_not_measured() -> None:
+    nobody = {"unavailable": "no root"}
+    targets = [
+        *network._start_targets({}),
+        *network._stream_targets({}),
+        *network._crowd_targets(nobody),
+    ]
+    assert [target.reached for target in targets] == [None] * len(targets)
+    (row,) = network._crowd_rows(nobody)
+    assert "no root" in row[-1]
+
+
+def test_the_targets_of_a_network() -> None:
+    def figures(**medians: float) -> dict[str, Result]:
+        return {getattr(network, name): Result((median,)) for name, median in medians.items()}
+
+    starts = figures(ALONE=2.0, PUBLISHED=11.0) | {network._engine("docker"): Result((100.0,))}
+    assert [target.measured for target in network._start_targets(starts)] == [9.0, None, 0.11]
+    streams = figures(PORT=0.7, PROXY=1.0, VETH=1.0, CONNECT=2.0, LOOPBACK=2.0)
+    assert [target.reached for target in network._stream_targets(streams)] == [False, True, True]
+    assert network._baseline_of(network.LOOPBACK, streams) == 1.0
+    assert network._baseline_of(network.PROXY, streams) == 0.7
+    assert network._baseline_of(network.PORT, streams) is None
+    assert (
+        network._baseline_of(network._engine("docker"), {network._engine("docker"): Result((1.0,))}) is None
+    )
 
 
 @pytest.fixture(scope="module")
