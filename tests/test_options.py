@@ -17,6 +17,7 @@ from pycontainer import wait
 from pycontainer.errors import InvalidOption
 from pycontainer.healthcheck import Healthcheck
 from pycontainer.mounts import bind, content, tmpfs
+from pycontainer.network_options import Port
 from pycontainer.option_values import UNLIMITED, Device, SeccompProfile
 from pycontainer.options import Options
 
@@ -70,6 +71,10 @@ CONVERTED: list[tuple[str, Any, Any]] = [
     ("io_weight", 1, 1),
     ("io_max", {"8:0": {"wbps": "1M", "riops": 5}}, (("8:0", (("riops", 5), ("wbps", 1048576))),)),
     ("network", "host", "host"),
+    ("network", "bridge", "bridge"),
+    ("ports", {80: 8080}, (Port(80, "tcp", None, 8080),)),
+    ("dns", ["10.0.0.1"], ("10.0.0.1",)),
+    ("extra_hosts", {"db": "10.0.0.1"}, (("db", "10.0.0.1"),)),
     ("cap_add", ["net_admin", "CAP_SYS_TIME"], ("NET_ADMIN", "SYS_TIME")),
     ("cap_drop", {"ALL"}, ("ALL",)),
     ("seccomp", "unconfined", "unconfined"),
@@ -187,8 +192,13 @@ REFUSED: list[tuple[str, Any]] = [
     ("io_max", {"8:0": {}}),
     ("io_max", {"8:0": 5}),
     ("io_max", ["8:0"]),
-    ("network", "bridge"),
+    ("network", "default"),
     ("network", None),
+    ("ports", {0: 80}),
+    ("dns", ["example.com"]),
+    ("extra_hosts", {"db": "example.com"}),
+    ("aliases", ["a b"]),
+    ("ip_address", "10.0.0.0/8"),
     ("cap_add", ["NET_ADMN"]),
     ("cap_add", "NET_ADMIN"),
     ("cap_drop", [5]),

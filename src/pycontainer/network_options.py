@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -23,6 +23,8 @@ Protocol = Literal["tcp", "udp"]
 _MODES = ("none", "host", "bridge")
 _PORT = re.compile(r"([0-9]{1,5})(?:/(tcp|udp))?", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
+_SCOPED = re.compile(r"[^%]+(?:%[A-Za-z0-9_.-]{1,15})?")
+"""An address, with a link's name where that is needed (RFC 4007); `ipaddress` lets anything be one."""
 _MAX_NAMESERVERS = 3
 """MAXNS of resolv.conf(5): more are not asked."""
 
@@ -45,20 +47,26 @@ class Port:
 
 def network(value: Any) -> Any:
     """ "none", "host", "bridge", a `Network`, or a `Container` whose namespace is shared."""
+    if _is_container(value) and value.options.persist:
+        reason = "must not be persistent: its network is its keeper's, another process; publish its ports"
+        raise refuse("network", value, reason)
     if value in _MODES if isinstance(value, str) else _is_network(value) or _is_container(value):
         return value
     raise refuse("network", value, f"must be one of {', '.join(_MODES)}, a Network or a Container")
 
 
 def _is_network(value: object) -> bool:
-    # Who has one has imported its module.
-    module = sys.modules.get("pycontainer.networks")
-    return module is not None and isinstance(value, module.Network)
+    return _is_a(value, "networks", "Network")
 
 
 def _is_container(value: object) -> bool:
-    module = sys.modules.get("pycontainer.container")
-    return module is not None and isinstance(value, module.Container)
+    return _is_a(value, "container", "Container")
+
+
+def _is_a(value: object, module: str, name: str) -> bool:
+    # Who has one has imported its module; another thread may be importing it right now.
+    kind = getattr(sys.modules.get(f"pycontainer.{module}"), name, None)
+    return kind is not None and isinstance(value, kind)
 
 
 def lender(value: Any) -> Container | None:
@@ -96,7 +104,7 @@ def parse_port(value: object, *, option: str = "port") -> tuple[int, Protocol]:
 def ports(value: Any) -> tuple[Port, ...]:
     """From `{80: 8080, 5432: None, "53/udp": ("0.0.0.0", 53), 443: [8443, ("::1", None)]}`, or from the
     ports alone, each at any free one."""
-    if not value:
+    if value is None:
         return ()
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise refuse("ports", value, "must map the container's ports to the host's")
@@ -106,7 +114,7 @@ def ports(value: Any) -> tuple[Port, ...]:
     found: list[Port] = []
     for port, where in pairs:
         number, protocol = parse_port(port, option="ports")
-        for one in where if isinstance(where, list) else [where]:
+        for one in _several(where, f"ports[{port!r}]"):
             host, host_port = _place(one, f"ports[{port!r}]")
             found.append(Port(number, protocol, host, host_port))
     return tuple(dict.fromkeys(found))
@@ -117,22 +125,35 @@ def _place(value: Any, option: str) -> tuple[str | None, int]:
         return None, 0
     if isinstance(value, tuple) and len(value) == 2:
         host, port = value
-        try:
-            host = str(ipaddress.ip_address(host))
-        except ValueError:
-            raise refuse(option, value, "must begin with an address of this host") from None
-        return host, 0 if port is None else parse_int(port, option=option, low=0, high=65535)
+        found = _address(host)
+        if found is None:
+            raise refuse(option, value, "must begin with an address of this host")
+        return found, 0 if port is None else parse_int(port, option=option, low=0, high=65535)
     return None, parse_int(value, option=option, low=0, high=65535)
+
+
+def _several(value: Any, option: str) -> list[Any]:
+    """A list, as it is, or the one value."""
+    if not isinstance(value, list):
+        return [value]
+    if not value:
+        raise refuse(option, value, "must name at least one")
+    return value
 
 
 def dns(value: Any) -> tuple[str, ...]:
     """Addresses of name servers."""
-    return _addresses(value, "dns", _MAX_NAMESERVERS) if value else ()
+    return () if value is None else _addresses(value, "dns", _MAX_NAMESERVERS)
 
 
 def ip_address(value: Any) -> tuple[str, ...]:
     """The container's own: an address, or one of each family."""
-    found = _addresses([value] if isinstance(value, str) else value, "ip_address", 2) if value else ()
+    if value is None:
+        return ()
+    single = isinstance(value, (str, ipaddress.IPv4Address, ipaddress.IPv6Address))
+    found = _addresses([value] if single else value, "ip_address", 2)
+    if any("%" in one for one in found):
+        raise refuse("ip_address", value, "must not name a link")
     if len({ipaddress.ip_address(one).version for one in found}) != len(found):
         raise refuse("ip_address", value, "must be at most one address of each family")
     return found
@@ -143,47 +164,61 @@ def _addresses(value: Any, option: str, most: int) -> tuple[str, ...]:
         raise refuse(option, value, "must be a list of addresses")
     found = []
     for one in value:
-        try:
-            found.append(str(ipaddress.ip_address(one if isinstance(one, str) else str(one))))
-        except ValueError:
-            raise refuse(option, one, "must be an IPv4 or IPv6 address") from None
+        address = _address(one)
+        if address is None:
+            raise refuse(option, one, "must be an IPv4 or IPv6 address")
+        found.append(address)
     if len(found) > most:
         raise refuse(option, value, f"must be at most {most}")
     return tuple(found)
 
 
+def _address(value: object) -> str | None:
+    """As text; None for what is none. Numbers, which `ipaddress` takes, are ports at the wrong place."""
+    if isinstance(value, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
+        value = str(value)
+    if not isinstance(value, str) or not _SCOPED.fullmatch(value):
+        return None
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        return None
+
+
 def extra_hosts(value: Any) -> tuple[tuple[str, str], ...]:
     """(name, address) from a mapping of names to an address or several; "host-gateway" is not one here."""
-    if not value:
+    if value is None:
         return ()
-    if isinstance(value, tuple):
-        pairs = list(value)
-    elif isinstance(value, Mapping):
-        pairs = [
-            (name, one)
-            for name, where in value.items()
-            for one in (where if isinstance(where, (list, tuple)) else [where])
-        ]
-    else:
-        raise refuse("extra_hosts", value, "must map names to addresses")
     found = []
-    for name, where in pairs:
+    for name, where in _pairs(value):
         _check_name(name, "extra_hosts")
-        (address,) = _addresses([where], f"extra_hosts[{name!r}]", 1)
-        found.append((name, address))
+        option = f"extra_hosts[{name!r}]"
+        for one in _several([*where] if isinstance(where, tuple) else where, option):
+            found += [(name, address) for address in _addresses([one], option, 1)]
     return tuple(dict.fromkeys(found))
+
+
+def _pairs(value: Any) -> Iterator[tuple[Any, Any]]:
+    """What a mapping holds; or pairs, which is what it becomes."""
+    if isinstance(value, Mapping):
+        yield from value.items()
+        return
+    for pair in value if isinstance(value, tuple) else [None]:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise refuse("extra_hosts", value, "must map names to addresses")
+        yield pair
 
 
 def aliases(value: Any) -> tuple[str, ...]:
     """More names by which others on its network find it."""
-    if not value:
+    if value is None:
         return ()
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise refuse("aliases", value, "must be a list of names")
-    found = tuple(dict.fromkeys(value))
+    found = [*value]
     for name in found:
         _check_name(name, "aliases")
-    return found
+    return tuple(dict.fromkeys(found))
 
 
 def _check_name(name: object, option: str) -> None:
