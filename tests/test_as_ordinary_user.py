@@ -39,6 +39,7 @@ FILES = (
     "test_wait.py",
     "test_health.py",
     "test_connect.py",
+    "test_impair.py",
     "test_listen.py",
     "test_adapters.py",
     "test_logs.py",
