@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
@@ -33,6 +34,7 @@ from pycontainer.keeping.written import WatchedJournal
 from pycontainer.lives import LIMITS, now
 from pycontainer.options import Options
 from pycontainer.output import Output
+from pycontainer.publishing import HostPort, Ports
 from pycontainer.store import HostRoot, LayeredRoot, Store
 from pycontainer.store.persistent import Persistent, discard
 from pycontainer.supervisor import files
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from pycontainer.image import Image
     from pycontainer.lives import Run
     from pycontainer.measuring import Stats
+    from pycontainer.networks import Network
     from pycontainer.supervisor.served import Served
     from pycontainer.templates import Preparing, Template
     from pycontainer.wait import Strategy
@@ -194,6 +197,17 @@ class Attached(Container):
         """How often its restart policy started it again."""
         return self._record().restarts
 
+    @property
+    def ports(self) -> Ports:
+        """Its published ports while it runs: where the host has them, by "80/tcp" or 80; see `Ports`."""
+        published = self._record().ports
+        return Ports({name: [HostPort(*one) for one in where] for name, where in published.items()})
+
+    @property
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """All its addresses while it runs, by the names of its keeper's networks."""
+        return dict(self._record().addresses)
+
     def __repr__(self) -> str:
         name = "" if self.name is None else f" {self.name}"
         return f"<Container {self.id[:12]}{name} {self.status} persistent>"
@@ -297,6 +311,16 @@ class Attached(Container):
             self._peer.ask("prepare", revive=True, args=plain.of_args(fn_or_args), timeout=timeout)
         return self
 
+    def forward(self, port: int | str, *, host: str | None = None, host_port: int = 0) -> HostPort:
+        """As `Container.forward`, by the keeper: it lasts until the container ends, whatever becomes of this
+        process."""
+        where = plain.of_value({"host": host, "host_port": host_port}, "forward")
+        try:
+            answer, _ = self._peer.ask("forward", port=plain.of_value(port, "port"), where=where)
+        except NoKeeper as gone:
+            raise self._peer.not_now("forward", gone.record) from None
+        return HostPort(answer["host"], answer["port"])
+
     def diff(self) -> builtins.list[Change]:
         document, _ = self._peer.ask("diff", revive=True)
         return [*plain.to_value(document["changes"])]
@@ -398,6 +422,18 @@ class Attached(Container):
         except NoKeeper as gone:
             raise self._peer.not_now("connect", gone.record) from None
         return Proxied(socket.socket(fileno=fds[0]))
+
+    def _connect_to(self, network: Network, aliases: Sequence[str], addresses: Sequence[str]) -> None:
+        raise self._keepers_network("connect")
+
+    def _disconnect_from(self, network: Network) -> None:
+        raise self._keepers_network("disconnect")
+
+    def _keepers_network(self, verb: str) -> InvalidState:
+        return InvalidState(
+            f"{verb}: {self._shown()} is persistent, and its network its keeper's, which is another process: "
+            "networks end with the process that made them. Publish its ports, or connect() to it"
+        )
 
     def _close_files(self) -> None:
         for one in (self._files, self._network):

@@ -116,6 +116,7 @@ class Keeper:
             "commit": self._commit,
             "target": self._target,
             "files": self._files,
+            "forward": self._forward,
             "remove": self._remove,
         }
 
@@ -396,6 +397,12 @@ class Keeper:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         threading.Thread(target=relay, args=(ours, served), daemon=True).start()
         return {}, [theirs.detach()]
+
+    def _forward(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        where = plain.to_value(request["where"])
+        host, port = self.container.forward(request["port"], **where)
+        self.container.changed()
+        return {"host": host, "port": port}, []
 
     def _remove(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
         self.container.remove(force=request["force"])

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -139,7 +139,13 @@ class Kept(Container):
             ended=ended,
             restarts=self.restarts,
             health=self.health,
+            **({} if status == "stopped" else self._networking()),
         )
+
+    def _networking(self) -> dict[str, Any]:
+        ports = self.ports
+        where = {name: tuple(map(tuple, ports.all(name))) for name in ports}
+        return {"ports": where, "addresses": self.addresses}
 
     def changed(self) -> None:
         """Writes down how it stands. Raises nothing: there is nobody here to raise it to, and the keeper

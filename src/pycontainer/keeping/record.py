@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,9 @@ from pycontainer.completed import Completed, Usage
 from pycontainer.errors import ContainerNotFound, StoreError
 from pycontainer.keeping import plain
 from pycontainer.keeping.written import tails
+from pycontainer.network_options import parse_port
 from pycontainer.store.persistent import STATE, read_state
+from pycontainer.units import parse_int
 
 if TYPE_CHECKING:
     from pycontainer.options import Options
@@ -65,6 +69,8 @@ class Record:
     ended: Ended | None = None
     restarts: int = 0
     health: str | None = None
+    ports: dict[str, tuple[tuple[str, int], ...]] = attrs.field(factory=dict)
+    addresses: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
     boot: str = ""
     keeper: tuple[int, int] = (0, 0)
     """The keeper's process id and start time (proc_pid_stat(5)), for who looks: nothing here relies on it."""
@@ -104,19 +110,53 @@ class Record:
             if ended is not None:
                 ended = Ended(**{**ended, "usage": Usage(**ended["usage"])})
             keeper = tuple(document.pop("keeper"))
-            return cls(**document, keeper=keeper, ended=ended)
-        except (TypeError, KeyError) as error:
+            ports = _ports(document.pop("ports", {}))
+            addresses = _addresses(document.pop("addresses", {}))
+            return cls(**document, keeper=keeper, ended=ended, ports=ports, addresses=addresses)
+        except (TypeError, ValueError, KeyError) as error:
             raise StoreError(f"{path}: {STATE} is damaged: {error}") from None
 
     def without_keeper(self, *, removed: bool = False) -> Record:
         """How it stands when nobody keeps it: nothing runs, whatever its last keeper wrote."""
+        gone = attrs.evolve(self, ports={}, addresses={})
         if self.status == "stopped" or (self.status == "created" and not removed):
-            return self
-        return attrs.evolve(self, status="stopped", pid=None, finished_at=None, ended=None, health=None)
+            return gone
+        return attrs.evolve(gone, status="stopped", pid=None, finished_at=None, ended=None, health=None)
 
     def read_options(self) -> Options:
         """Raises StoreError."""
         return plain.to_options(self.options)
+
+
+def _ports(data: object) -> dict[str, tuple[tuple[str, int], ...]]:
+    """Raises TypeError and ValueError for what is not a container's published ports."""
+    found = {}
+    for name, where in _items(data):
+        number, protocol = parse_port(name)
+        found[f"{number}/{protocol}"] = tuple(_host_port(*one) for one in where)
+    return found
+
+
+def _host_port(host: object, port: object) -> tuple[str, int]:
+    return _address(host), parse_int(port, option="port", low=1, high=65535)  # type: ignore[arg-type]
+
+
+def _addresses(data: object) -> dict[str, tuple[str, ...]]:
+    """Raises TypeError and ValueError for what is not a container's addresses by network."""
+    return {name: tuple(map(_address, found)) for name, found in _items(data)}
+
+
+def _items(data: object) -> Iterable[tuple[str, Any]]:
+    if not isinstance(data, dict):
+        raise TypeError(f"{data!r:.100} is no object")
+    return data.items()
+
+
+def _address(text: object) -> str:
+    # A number would be taken for an address, too.
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r:.100} is no address")
+    return str(ipaddress.ip_address(text))
 
 
 def text_of(time: datetime.datetime | None) -> str | None:
