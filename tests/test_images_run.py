@@ -159,7 +159,7 @@ def test_nothing_but_a_mounted_program() -> None:
     image = pc.Image.scratch()
     done = image.run(["/busybox", "ls", "/"], mounts=[pc.bind(BUSYBOX, "/busybox", ro=True)],
                      capture_output=True, text=True, timeout=60)  # fmt: skip
-    assert done.stdout.split() == ["busybox", "dev", "proc", "sys"]
+    assert done.stdout.split() == ["busybox", "dev", "etc", "proc", "sys"]
     with nothing_left(), pytest.raises(pc.InvalidOption, match="nothing to run"):
         image.run()
     with nothing_left(), pytest.raises(pc.LaunchError, match="/bin/sh"):

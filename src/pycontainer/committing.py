@@ -26,8 +26,10 @@ from pycontainer.layer.diff import (
 )
 from pycontainer.oci.config import History
 from pycontainer.oci.times import format_time, source_date_epoch
+from pycontainer.runtime import plan
 from pycontainer.snapshot import overlay
 from pycontainer.store import assemble
+from pycontainer.store.floor import absent
 from pycontainer.supervisor import client
 from pycontainer.supervisor.plan import MS_PRIVATE, Ops
 from pycontainer.units import refuse
@@ -98,7 +100,9 @@ def export(layer: WritableLayer, run: Run | None, path: str) -> None:
     """
     disk = _on_disk(layer, "exported")
     lower = (*disk.uppers, *disk.root.lower)
-    set_up = changes.of_layer(disk).set_up
+    left_out = changes.of_layer(disk).set_up
+    if run is not None:
+        left_out = (*left_out, *absent(lower, plan.OWN_FILES))
 
     def inside(ops: Ops) -> None:
         # Looked at from there, since the kernel wants nobody else to mount a layer that is written to. In
@@ -119,7 +123,7 @@ def export(layer: WritableLayer, run: Run | None, path: str) -> None:
         "the container",
         mounts=merged if run is None else inside,
         kind="merged",
-        without=set_up,
+        without=left_out,
         target=0 if run is None else run.job.id,
     )
     archive.write(stream, path)

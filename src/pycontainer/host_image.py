@@ -49,9 +49,7 @@ class HostImage(Image):
     def tag(self, ref: str) -> None:
         raise ImageError(f"the host image cannot be named {ref!r}: it is in no store")
 
-    def _push_to(
-        self, client: Any, repository: Any, tags: Any, *, compression: Any, report: Any
-    ) -> Descriptor:
+    def _push_to(self, client: Any, repository: Any, tags: Any, **_: Any) -> Descriptor:
         raise ImageError("the host image cannot be pushed: it is in no store; see Image.from_directory")
 
     def push(self, ref: str | None = None, **_: Any) -> Descriptor:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pycontainer.distribution.credentials import Credential
     from pycontainer.store.assemble import Made
     from pycontainer.store.catalog import Entry
+    from pycontainer.transfer.deadline import Deadline
     from pycontainer.transfer.events import Report
 
 ConfigLike = ImageConfig | Mapping[str, Any]
@@ -140,26 +141,41 @@ class Image:
         platform: str | Platform | None = None,
         auth: tuple[str, str] | Credential | bool | None = None,
         progress: bool | Report | None = None,
+        timeout: float | None = None,
         store: Store | None = None,
     ) -> Image:
         """Pulls `ref` from its registry, unless the store has what the registry has under that name.
 
         `platform` is "os/architecture[/variant]", by default this machine's. `auth` as for
         `Registry`. `progress` True shows how far it is, None does where stderr is a terminal, and in
-        a notebook; a function is called with `Progress` events. Where it fails, layers that
+        a notebook; a function is called with `Progress` events. `timeout` is seconds for all of
+        it; when they are over, everything has ended before `Timeout` is raised. Where it fails, layers that
         came through whole stay for the next pull, or `Store.prune`; nothing else does.
 
         Raises InvalidReference, UnsupportedPlatform, InvalidImage and UnsafeLayer, RegistryError's
-        kinds, and StoreError's.
+        kinds, StoreError's, and Timeout.
         """
         from pycontainer.transfer.clients import client_for
+        from pycontainer.transfer.deadline import ended_after
         from pycontainer.transfer.display import reporting
         from pycontainer.transfer.pull import pull
 
         reference, wanted = _pullable(ref), wanted_platform(platform)
         store = store or Store.default()
-        with client_for(reference, auth) as (client, there), reporting(progress) as report:
-            made = pull(store, client, reference, repository=there, platform=wanted, report=report)
+        with (
+            ended_after(timeout, "pull", str(reference)) as deadline,
+            client_for(reference, auth) as (client, there),
+            reporting(progress) as report,
+        ):
+            made = pull(
+                store,
+                client,
+                reference,
+                repository=there,
+                platform=wanted,
+                report=report,
+                deadline=deadline,
+            )
         return cls(store, made.entry, made)._pulled(str(reference))
 
     def _pulled(self, name: str) -> Image:
@@ -291,13 +307,15 @@ class Image:
         auth: tuple[str, str] | Credential | bool | None = None,
         compression: str = "gzip",
         progress: bool | Report | None = None,
+        timeout: float | None = None,
     ) -> Descriptor:
         """Pushes the image as `ref`, or under its only name; gives the manifest that the registry has.
 
-        `auth` and `progress` as for `pull`, `compression` and errors as for `Repository.push`.
+        `auth`, `progress` and `timeout` as for `pull`, `compression` and errors as for `Repository.push`.
         Raises ImageError where `ref` is needed.
         """
         from pycontainer.transfer.clients import client_for
+        from pycontainer.transfer.deadline import ended_after
         from pycontainer.transfer.display import reporting
 
         if ref is None:
@@ -310,8 +328,14 @@ class Image:
         reference = Reference.parse(name)
         assert reference.tag is not None
         tags = (reference.tag,)
-        with client_for(reference, auth, writing=True) as (client, there), reporting(progress) as report:
-            return self._push_to(client, there, tags, compression=compression, report=report)
+        with (
+            ended_after(timeout, "push", name) as deadline,
+            client_for(reference, auth, writing=True) as (client, there),
+            reporting(progress) as report,
+        ):
+            return self._push_to(
+                client, there, tags, compression=compression, report=report, deadline=deadline
+            )
 
     def _push_to(
         self,
@@ -321,6 +345,7 @@ class Image:
         *,
         compression: str,
         report: Report | None,
+        deadline: Deadline,
     ) -> Descriptor:
         from pycontainer.transfer.push import push
 
@@ -333,6 +358,7 @@ class Image:
             tags,
             compression=compression,
             report=report,
+            deadline=deadline,
         )
         emit("push", self.id, name=repository, tags=tuple(tags), digest=str(pushed.digest))
         return pushed
@@ -495,10 +521,11 @@ def pull(
     platform: str | Platform | None = None,
     auth: tuple[str, str] | Credential | bool | None = None,
     progress: bool | Report | None = None,
+    timeout: float | None = None,
     store: Store | None = None,
 ) -> Image:
     """Pulls an image; see `Image.pull`."""
-    return Image.pull(ref, platform=platform, auth=auth, progress=progress, store=store)
+    return Image.pull(ref, platform=platform, auth=auth, progress=progress, timeout=timeout, store=store)
 
 
 def _config(config: ConfigLike | None) -> ImageConfig:

@@ -233,6 +233,7 @@ def shape(
         not network_options.is_hosts(options.network),
         joins_network,
         _own_files(options, host),
+        root.store.floor(plan.OWN_FILES) if isinstance(root, LayeredRoot) else "",
         wanted,
     )
 
@@ -251,6 +252,7 @@ def _shape(
     own_network: bool,
     joins_network: bool,
     own_files: tuple[str, ...],
+    floor: str,
     wanted: tuple[Any, ...],
 ) -> plan.Shape:
     options = dict(zip(_SHAPE_OPTIONS, wanted, strict=True))
@@ -288,6 +290,7 @@ def _shape(
         volumes=volumes,
         joins_network=joins_network,
         own_files=own_files,
+        floor=floor,
     )
 
 

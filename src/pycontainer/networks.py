@@ -258,7 +258,7 @@ class Network:
     @property
     def nameservers(self) -> Sequence[str]:
         """Who answers questions about names of the outside."""
-        return () if self._uplink is None else self._uplink.nameservers
+        return [] if self._uplink is None else [str(one) for one in self._uplink.nameservers]
 
     @property
     def block(self) -> str:

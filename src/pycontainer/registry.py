@@ -129,16 +129,22 @@ class Repository:
         *,
         platform: str | Platform | None = None,
         progress: bool | Report | None = None,
+        timeout: float | None = None,
         store: Store | None = None,
     ) -> Image:
         """Pulls a tag or digest; see `Image.pull`."""
+        from pycontainer.transfer.deadline import ended_after
         from pycontainer.transfer.pull import pull
 
         store = store or Store.default()
         wanted = wanted_platform(platform)
-        with reporting(progress) as report:
-            made = pull(store, self._client, self._parsed(reference), platform=wanted, report=report)
-        return Image(store, made.entry, made)._pulled(str(self._parsed(reference)))
+        parsed = self._parsed(reference)
+        with (
+            ended_after(timeout, "pull", str(parsed)) as deadline,
+            reporting(progress) as report,
+        ):
+            made = pull(store, self._client, parsed, platform=wanted, report=report, deadline=deadline)
+        return Image(store, made.entry, made)._pulled(str(parsed))
 
     def push(
         self,
@@ -146,37 +152,62 @@ class Repository:
         *tags: str,
         compression: str = "gzip",
         progress: bool | Report | None = None,
+        timeout: float | None = None,
     ) -> Descriptor:
         """Pushes an image under `tags` ("latest" unless given); gives the manifest that it has there.
 
         What is in the store as it was pulled or loaded is pushed byte for byte; layers made here are
         compressed on the way ("gzip", "zstd" or "none"). A second push sends only what is missing.
-        Raises InvalidReference for a tag, ImageError, RegistryError and StoreError.
+        `timeout` is seconds for all of it; when they are over, everything has ended before `Timeout` is
+        raised. Raises InvalidReference for a tag, ImageError, RegistryError and StoreError.
         """
+        from pycontainer.transfer.deadline import ended_after
+
         for tag in tags:
             parsed = self._parsed(tag)
             if parsed.digest is not None:
                 raise InvalidReference(f"{tag!r}: a digest follows from the content; give a tag")
-        with reporting(progress) as report:
+        tags = tags or (DEFAULT_TAG,)
+        with (
+            ended_after(timeout, "push", str(self._parsed(tags[0]))) as deadline,
+            reporting(progress) as report,
+        ):
             return image._push_to(
-                self._client, self.name, tags or (DEFAULT_TAG,), compression=compression, report=report
+                self._client, self.name, tags, compression=compression, report=report, deadline=deadline
             )
 
     def copy(
-        self, reference: str, target: Repository, *tags: str, progress: bool | Report | None = None
+        self,
+        reference: str,
+        target: Repository,
+        *tags: str,
+        progress: bool | Report | None = None,
+        timeout: float | None = None,
     ) -> Descriptor:
         """Copies a tag or digest with everything it refers to into another repository, also on another
         registry, as bytes: nothing is unpacked, all platforms come along. Under `tags` there, or the
-        same tag."""
+        same tag. `timeout` as for `push`."""
         from pycontainer.transfer.copy import copy
+        from pycontainer.transfer.deadline import ended_after
 
         for tag in tags:
             target._parsed(tag)
         parsed = self._parsed(reference)
         names = tags or ((parsed.tag,) if parsed.tag is not None else ())
-        with reporting(progress) as report:
-            text = self._text(reference)
-            return copy(self._client, self.name, text, target._client, target.name, names, report=report)
+        with (
+            ended_after(timeout, "copy", str(parsed)) as deadline,
+            reporting(progress) as report,
+        ):
+            return copy(
+                self._client,
+                self.name,
+                self._text(reference),
+                target._client,
+                target.name,
+                names,
+                report=report,
+                deadline=deadline,
+            )
 
     def delete(self, reference: str) -> None:
         """Deletes a tag or, by digest, a manifest with all its tags.

@@ -11,10 +11,14 @@ import attrs
 
 from pycontainer.distribution.challenge import Challenge, parse
 from pycontainer.distribution.credentials import Credential
+from pycontainer.distribution.failures import Closed
 from pycontainer.distribution.realm import Realm
 from pycontainer.distribution.scopes import widened
 from pycontainer.distribution.tokens import Fetch, Token, basic, fetch_token
 from pycontainer.errors import RegistryError
+
+# A thread that waits for another one's token notices that often that nobody wants it any more.
+_SLICE = 0.05
 
 MAX_TOKENS = 512
 """Scopes whose tokens are kept: those used last."""
@@ -24,7 +28,8 @@ class Auth:
     """What to send to one registry with one credential (None: anonymously). Safe from several threads.
 
     `trusted(host)` says whether plain HTTP to `host` ("name" or "name:port", lower case, without
-    port 80) may carry credentials: loopback, or this very registry where it is used insecurely.
+    port 80) may carry credentials: loopback, or this very registry where it is used insecurely. `check`
+    is called while another thread fetches a token; what it raises ends the wait.
     Call `answer` for the registry's own 401 only, never for one from where a redirect has led.
     """
 
@@ -35,16 +40,26 @@ class Auth:
         fetch: Fetch,
         *,
         trusted: Callable[[str], bool],
+        check: Callable[[], None],
     ) -> None:
         self.registry = registry
         self._credential = credential
         self._fetch = fetch
         self._trusted = trusted
+        self._check = check
         self._basic = self._given = None
         if credential is not None:
             self._basic = basic(credential)
             self._given = f"Bearer {credential.registry_token}" if credential.registry_token else None
         self._state = _State()
+
+    def through(
+        self, fetch: Fetch, *, trusted: Callable[[str], bool], check: Callable[[], None]
+    ) -> Auth:
+        """The same with the same tokens, for a client with connections of its own."""
+        other = copy.copy(self)
+        other._fetch, other._trusted, other._check = fetch, trusted, check
+        return other
 
     def header(self, scope: str) -> str | None:
         """The Authorization to send at once, None where none is known yet; nothing is fetched.
@@ -87,7 +102,9 @@ class Auth:
         state = self._current()
         slot = state.slot(asked)
         before = slot.failure
-        with slot.lock:
+        claim = object()
+        try:
+            slot.claim(claim, self._check)
             token = slot.token
             refused = token is not None and token.header == sent
             if token is not None and refused and token.is_fresh_renewal():
@@ -95,6 +112,8 @@ class Auth:
                 return None
             if token is None or refused or token.realm != realm or not token.usable():
                 token = self._renew(slot, before, realm, asked, renewal=refused)
+        finally:
+            slot.give_up(claim)
         if asked != scope:
             state.slot(scope).token = token
         return token
@@ -102,11 +121,13 @@ class Auth:
     def _renew(
         self, slot: _Slot, before: RegistryError | None, realm: Realm, scope: str, *, renewal: bool
     ) -> Token:
-        """Fetches a token into the locked slot; what failed while this thread waited is not tried again."""
+        """Fetches a token into the claimed slot; what failed while this thread waited is not tried again."""
         if slot.failure is not None and slot.failure is not before:
             raise copy.copy(slot.failure)
         try:
             slot.token = fetch_token(realm, scope, self._credential, self._fetch, renewal=renewal)
+        except Closed:
+            raise
         except RegistryError as error:
             # A copy has no traceback, which would keep alive what the frames hold.
             slot.failure = copy.copy(error)
@@ -125,11 +146,26 @@ class Auth:
 
 @attrs.define(eq=False)
 class _Slot:
-    """One scope's token. The lock is held while it is fetched; it may be read without."""
+    """One scope's token. One thread has claimed it while it is fetched; it may be read without."""
 
-    lock: threading.Lock = attrs.field(factory=threading.Lock)
     token: Token | None = None
     failure: RegistryError | None = None
+    _claim: object = None
+    _changed: threading.Condition = attrs.field(factory=threading.Condition)
+
+    def claim(self, claim: object, check: Callable[[], None]) -> None:
+        """Waits until nobody else has it. Wherever in here Ctrl-C comes, `give_up` is all that is to be done."""
+        with self._changed:
+            while self._claim is not None:
+                self._changed.wait(_SLICE)
+                check()
+            self._claim = claim
+
+    def give_up(self, claim: object) -> None:
+        with self._changed:
+            if self._claim is claim:
+                self._claim = None
+                self._changed.notify()
 
 
 class _State:

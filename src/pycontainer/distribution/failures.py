@@ -75,6 +75,10 @@ _MAX_RETRY_AFTER = 7 * 86400.0
 _BROKEN_OFF = (ConnectionError, http.client.IncompleteRead, http.client.RemoteDisconnected)
 
 
+class Closed(TransportError):
+    """The client was closed meanwhile: that says nothing about anybody else's request."""
+
+
 @attrs.frozen
 class Failure:
     """Why a request came to nothing: the error to raise, and whether the same request may succeed later.

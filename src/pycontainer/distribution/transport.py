@@ -24,7 +24,7 @@ from pycontainer.distribution.address import (
 )
 from pycontainer.distribution.auth import Auth
 from pycontainer.distribution.credentials import Credential
-from pycontainer.distribution.failures import WIRE_ERRORS, Failure, of_answer, of_exception
+from pycontainer.distribution.failures import WIRE_ERRORS, Closed, Failure, of_answer, of_exception
 from pycontainer.distribution.patience import Patience, Pauses
 from pycontainer.distribution.reply import Reply, read_whole
 from pycontainer.distribution.tokens import Form
@@ -75,7 +75,7 @@ class Transport:
         self._base: str | None = None
         self._closed = threading.Event()
         self._wires = Wires(tls, timeout)
-        self._auth = Auth(registry, credential, self._fetch, trusted=self._trusted)
+        self._auth = Auth(registry, credential, self._fetch, trusted=self._trusted, check=self._check)
 
     def __repr__(self) -> str:
         return f"<Transport {self.registry}>"
@@ -90,6 +90,7 @@ class Transport:
         other = copy.copy(self)
         other._closed = threading.Event()
         other._wires = Wires(self._tls, self._timeout)
+        other._auth = self._auth.through(other._fetch, trusted=other._trusted, check=other._check)
         return other
 
     def base(self) -> str:
@@ -250,8 +251,12 @@ class Transport:
         if self._closed.wait(seconds):
             raise self._gone().error
 
+    def _check(self) -> None:
+        if self._closed.is_set():
+            raise self._gone().error
+
     def _gone(self) -> Failure:
-        return Failure(TransportError(f"{self.registry}: the client is closed"))
+        return Failure(Closed(f"{self.registry}: the client is closed"))
 
 
 _inherited: list[Wires] = []

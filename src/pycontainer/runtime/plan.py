@@ -142,6 +142,8 @@ class Shape:
     """Its network namespace is there already."""
     own_files: tuple[str, ...] = ()
     """Where it has files that tell it who and where it is; what they say differs from start to start."""
+    floor: str = ""
+    """A layer below all others that has them as mount points."""
 
 
 @attrs.frozen
@@ -233,7 +235,7 @@ def container(
     setup.extend(template.after_files)
     if shape.host is None:
         _open_volumes(setup, shape, root, template.volumes)
-        _layered_root(setup, shape, root)
+        _layered_root(setup, shape, root, floor=shape.floor)
     setup.extend(template.after_root)
     setup.hostname(hostname)
     if tty is not None:
@@ -298,14 +300,14 @@ def _scratch(ops: Ops, shape: Shape, root: Root, *, first_fd: int) -> None:
             ops.remove_tree(shape.place.base, name)
 
 
-def _layered_root(ops: Ops, shape: Shape, root: Root) -> None:
+def _layered_root(ops: Ops, shape: Shape, root: Root, *, floor: str = "") -> None:
     if root.used:
         # overlay marks a volatile layer's work directory, and takes it only once.
         ops.remove_tree(*os.path.split(root.work))
         ops.mkdir(root.work, 0o700)
     overlay.layered_root(
         ops,
-        root.lower,
+        (*root.lower, floor) if floor and len(root.lower) < overlay.MAX_LAYERS else root.lower,
         root.upper,
         root.work,
         base=shape.place.base,

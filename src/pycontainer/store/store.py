@@ -5,6 +5,7 @@ layers/<chain>/                     layers, unpacked once
 containers/<id>/  hosts/<id>/  mounts/<id>/   what somebody alive is using; see `claims`
 persistent/<id>/                    containers that outlive their process; see `persistent`
 volumes/<name>/                     files that outlive containers; see `volumes`
+floor/                              the lowest layer of every container; see `floor`
 staging/                            files in the making
 catalog.db  gc.lock                 names and references; who writes and who prunes
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from pycontainer.store.claims import (
     sweep_containers,
     sweep_mounts,
 )
+from pycontainer.store.floor import make_floor
 from pycontainer.store.persistent import Persistent
 from pycontainer.store.volumes import sweep_volumes
 
@@ -65,6 +67,7 @@ class Store:
         self._own: Containers | None = None
         self._mounts = os.path.join(self.path, "mounts")
         self._catalog: Catalog | None = None
+        self._floored: tuple[str, ...] = ()
         self._lock = threading.Lock()
         self._make()
         self.recover()
@@ -88,6 +91,14 @@ class Store:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def floor(self, files: tuple[str, ...]) -> str:
+        """The layer below all others, with these files in it, empty. Raises StoreError."""
+        path = os.path.join(self.path, "floor")
+        if files != self._floored:
+            make_floor(path, files)
+            self._floored = files
+        return path
 
     def close(self) -> None:
         """Closes the database; the next use of the store opens it again."""
@@ -176,10 +187,14 @@ class Store:
         return path
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Held from before content is put into the store until an image refers to it: keeps prune away."""
-        lock = self._gc_lock(shared=True, wait=True)
-        assert lock is not None
+    def writing(self, sleep: Callable[[float], None] | None = None) -> Iterator[None]:
+        """Held from before content is put into the store until an image refers to it: keeps prune away.
+
+        With `sleep`, waiting for one is made of calls of it, which may raise.
+        """
+        while (lock := self._gc_lock(shared=True, wait=sleep is None)) is None:
+            assert sleep is not None
+            sleep(0.01)
         with lock:
             yield
 

@@ -14,6 +14,7 @@ from pycontainer.oci._document import MAX_DOCUMENT, shorten
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Index, Manifest
+from pycontainer.transfer.deadline import Deadline
 from pycontainer.transfer.events import Report, Teller
 from pycontainer.transfer.uploads import Target
 
@@ -36,6 +37,7 @@ def copy(
     tags: Sequence[str],
     *,
     report: Report | None,
+    deadline: Deadline | None = None,
 ) -> Descriptor:
     """Copies a tag or digest with everything that it refers to, all platforms of an index, under `tags`
     (none: under its digest alone); gives what the target has now, the same bytes.
@@ -44,8 +46,10 @@ def copy(
     stays behind, as do layers that are not to be distributed and that the source does not have. Raises
     InvalidImage for what is no image or index, or too large a one, and RegistryError's kinds.
     """
-    copying = _Copy(source, source_repo, Target(target, target_repo, Teller(report)))
-    return copying.run(reference, tags)
+    deadline = deadline or Deadline(None)
+    with deadline.over(source, target) as (source, target):
+        copying = _Copy(source, source_repo, Target(target, target_repo, Teller(report), deadline))
+        return copying.run(reference, tags)
 
 
 @attrs.define

@@ -62,14 +62,15 @@ class Crew(Generic[T]):
             while self._done:
                 self._drop(self._done.popitem()[1])
 
-    def results(self) -> Iterator[T]:
+    def results(self, check: Callable[[], None]) -> Iterator[T]:
         """What the tasks give, in their order: the caller's when the next one is asked for. Raises the
-        first failure of any as soon as it is there."""
+        first failure of any as soon as it is there, and what `check` raises, which is called meanwhile."""
         for thread in self._threads:
             thread.start()
         for number in range(len(self._tasks)):
             with self._changed:
                 while number not in self._done and self._failure is None:
+                    check()
                     self._changed.wait(_SLICE)
                 if self._failure is not None:
                     raise self._failure

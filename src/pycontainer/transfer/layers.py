@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -60,9 +60,11 @@ class Source:
             raise NotFound(f"{error}: {why}", status=error.status, code=error.code, url=error.url) from None
 
 
-def fetch_layers(store: Store, source: Source, manifest: Manifest, config: ImageConfig) -> Lock | None:
+def fetch_layers(
+    store: Store, source: Source, manifest: Manifest, config: ImageConfig, check: Callable[[], None]
+) -> Lock | None:
     """Brings all layers' blobs into the store and unpacks them; the lease of the topmost, None where there
-    is none. The caller is `writing`.
+    is none. The caller is `writing`. `check` is called all the while; where it raises, that is the end.
 
     Raises RegistryError, InvalidImage and UnsafeLayer, StoreError, and what the listener raises.
     """
@@ -77,7 +79,7 @@ def fetch_layers(store: Store, source: Source, manifest: Manifest, config: Image
     tasks = [partial(make, number) for number in range(len(chains))]
     try:
         with source.branch() as own, Crew(tasks, _AT_ONCE, _drop, own.client.close) as crew:
-            for made, chain, blob in zip(crew.results(), chains, manifest.layers, strict=True):
+            for made, chain, blob in zip(crew.results(check), chains, manifest.layers, strict=True):
                 upper = made.commit() if isinstance(made, NewLayer) else made
                 store.layers.note_origin(chain, blob.digest)
                 # Only the topmost lease is kept; until that is held, each keeps the ones below.

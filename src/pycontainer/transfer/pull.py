@@ -5,7 +5,6 @@ resolve -> known already? -> manifest (through an index) -> config -> layers -> 
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from pycontainer.store.assemble import Made, enter
 from pycontainer.store.catalog import Choice, Entry
 from pycontainer.store.store import Store
 from pycontainer.transfer import platforms
+from pycontainer.transfer.deadline import Deadline
 from pycontainer.transfer.events import Report, Teller
 from pycontainer.transfer.layers import Source, fetch_layers
 from pycontainer.transfer.naming import naming
@@ -52,6 +52,7 @@ def pull(
     repository: str | None = None,
     platform: Platform | None = None,
     report: Report | None = None,
+    deadline: Deadline | None = None,
 ) -> Made:
     """Brings what the registry has under `reference` into the store and gives it that name, unless it
     is named by digest. `repository` is what the client calls it where that is not the reference's.
@@ -63,14 +64,14 @@ def pull(
     """
     reference = reference.with_defaults()
     name = str(reference) if reference.digest is None else None
-    source = Source(client, repository or reference.repository, Teller(report))
-    one = _Pull(
-        store, source, str(attrs.evolve(reference, tag=None) if name is None else reference), platform
-    )
-    with naming(one.what):
+    what = str(attrs.evolve(reference, tag=None) if name is None else reference)
+    deadline = deadline or Deadline(None)
+    with naming(what), deadline.over(client) as (client,):
+        source = Source(client, repository or reference.repository, Teller(report))
+        one = _Pull(store, source, what, platform, deadline)
         found = client.resolve(source.repository, str(reference.digest or reference.tag))
         try:
-            with store.writing():
+            with store.writing(deadline.sleep):
                 return one.known(found.digest, name) or one.fetch(found, name)
         except (TransportError, RateLimited):
             raise
@@ -84,12 +85,15 @@ def pull(
 class _Pull:
     """One image, looked up or fetched; the caller is `writing`."""
 
-    def __init__(self, store: Store, source: Source, what: str, platform: Platform | None) -> None:
+    def __init__(
+        self, store: Store, source: Source, what: str, platform: Platform | None, deadline: Deadline
+    ) -> None:
         self._store = store
         self._source = source
         self.what = what
         self._platform = platform or Platform.host()
         self._exactly = platform is not None
+        self._deadline = deadline
 
     def known(self, digest: Digest, name: str | None) -> Made | None:
         """The image, where the store has all of it: it gets the name, and nothing else is asked."""
@@ -137,7 +141,7 @@ class _Pull:
         if len(manifest.layers) != len(config.diff_ids):
             counts = f"{len(manifest.layers)} layers in the manifest, {len(config.diff_ids)} in the config"
             raise InvalidImage(f"{self.what}: {counts}")
-        lease = fetch_layers(self._store, self._source, manifest, config)
+        lease = fetch_layers(self._store, self._source, manifest, config, self._deadline.check)
         try:
             digest = self._store.layout.blobs.put(manifest.raw)
             choice = None if found.digest == digest else Choice(found.digest, str(self._platform))
@@ -188,7 +192,7 @@ class _Pull:
         raw = self._stored(found.digest)
         if raw is None:
             blobs = self._store.layout.blobs
-            lock = blobs.lock(found.digest, time.sleep)
+            lock = blobs.lock(found.digest, self._deadline.sleep)
             try:
                 raw = self._stored(found.digest)
                 if raw is None:

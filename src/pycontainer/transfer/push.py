@@ -23,6 +23,7 @@ from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Manifest
 from pycontainer.oci.reference import Reference
 from pycontainer.store.compressed import Compressed, CompressedLayers
+from pycontainer.transfer.deadline import Deadline
 from pycontainer.transfer.events import Report, Teller
 from pycontainer.transfer.naming import naming
 from pycontainer.transfer.uploads import Target
@@ -45,6 +46,7 @@ def push(
     *,
     compression: str = "gzip",
     report: Report | None,
+    deadline: Deadline | None = None,
 ) -> Descriptor:
     """Pushes an image under `tags` (none: under its digest alone); gives the manifest that is there now.
 
@@ -56,7 +58,15 @@ def push(
     form = next((form for form in _FORMS if form == compression), None)
     if form is None:
         raise InvalidOption(f"compression={compression!r}: must be 'gzip', 'zstd' or 'none'")
-    target = Target(client, repository, Teller(report))
+    deadline = deadline or Deadline(None)
+    with deadline.over(client) as (client,):
+        target = Target(client, repository, Teller(report), deadline)
+        return _push(store, target, manifest, config, form, tags)
+
+
+def _push(
+    store: Store, target: Target, manifest: Manifest, config: ImageConfig, form: Form, tags: Sequence[str]
+) -> Descriptor:
     with naming(f"{target.place}:{tags[0]}" if tags else target.place):
         try:
             return _Push(store, manifest, config, form).run(target, tags)

@@ -11,6 +11,7 @@ from pycontainer.errors import RegistryError
 from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.transfer.crew import Crew
+from pycontainer.transfer.deadline import Deadline
 from pycontainer.transfer.events import Pace, Step, Teller
 
 if TYPE_CHECKING:
@@ -27,21 +28,23 @@ _AT_ONCE = 3
 class Target:
     """The repository that is uploaded to, and who tells about it."""
 
-    def __init__(self, client: Client, repository: str, teller: Teller) -> None:
+    def __init__(self, client: Client, repository: str, teller: Teller, deadline: Deadline) -> None:
         self.client = client
         self.repository = repository
         self.place = f"{client.registry}/{repository}"
         self._teller = teller
+        self._deadline = deadline
         self._crew: Crew[None] | None = None
 
     def run(self, tasks: Iterable[Callable[[Target], None]], *others: Client) -> None:
-        """Does all `tasks`, three at a time, with a target like this one. Raises the first failure.
+        """Does all `tasks`, three at a time, with a target like this one. Raises the first failure, and
+        TransportError when time is up.
 
         That one has connections of its own: when a task fails, or at Ctrl-C, they are cut, and so are those
         of `others`, for nobody to be waited for.
         """
         with self.client.branch() as own:
-            target = Target(own, self.repository, self._teller)
+            target = Target(own, self.repository, self._teller, self._deadline)
 
             def cut() -> None:
                 for client in (own, *others):
@@ -49,7 +52,7 @@ class Target:
 
             calls = [functools.partial(task, target) for task in tasks]
             with Crew(calls, _AT_ONCE, _nothing, cut) as target._crew:
-                for _ in target._crew.results():
+                for _ in target._crew.results(self._deadline.check):
                     pass
 
     def tell(self, name: Digest, step: Step, done: int, total: int | None) -> None:
