@@ -15,13 +15,14 @@ class Settings:
     def __init__(self, owner: str) -> None:
         """Raises `Unavailable` where pycontainer cannot be imported."""
         try:
-            from pycontainer.runtime import cgroups, isolation
+            from pycontainer.runtime import cgroups, isolation, plan
             from pycontainer.snapshot import overlay
         except ImportError as error:
             raise Unavailable(f"pycontainer tells what a container is, and cannot: {error}") from error
         self._cgroups = cgroups
         self._isolation = isolation
         self._overlay = overlay
+        self._own_files = plan.OWN_FILES
         self._owner = cgroups.prepare_owner(cgroups.host(), owner)
 
     def root(self, root: Root, layer: Path) -> list[str]:
@@ -42,6 +43,7 @@ class Settings:
             *_each("--join", plan.procs),
             *_each("--collect", plan.collect),
             *_each("--cgroup-mount", [f"{m.destination}={m.fstype}={m.data}" for m in plan.mounts]),
+            *_each("--own", self._own_files),
             *_each("--mask", self._isolation.masked_paths()),
             *_each("--readonly", self._isolation.READONLY_PATHS),
         ]

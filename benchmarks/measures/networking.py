@@ -105,8 +105,8 @@ def _name(number: int) -> str:
 
 
 def _names_found(container: Any, count: int) -> int:
-    """How many of everybody's names it finds."""
-    command = ["getent", "hosts", *map(_name, range(count))]
+    """How many of everybody's names it finds, as programs look for them: any kind of address."""
+    command = ["getent", "ahosts", *map(_name, range(count))]
     found = container.exec(command, capture_output=True, text=True)
     if not found.stdout and found.returncode != 2:
         raise Unavailable(f"getent: {found.stderr.strip()[:200]}")
@@ -114,5 +114,5 @@ def _names_found(container: Any, count: int) -> int:
 
 
 def _known(lines: Sequence[str]) -> set[str]:
-    """Of lines with an address and names."""
-    return {word for line in lines for word in line.split()[1:] if word.startswith(_name(0)[:-1])}
+    """Of lines with an address, a kind of socket and a name."""
+    return {word for line in lines for word in line.split()[2:] if word.startswith(_name(0)[:-1])}

@@ -6,7 +6,8 @@
  * groups of version 1 beside the container's own process, while here one process does it all.
  *
  *     floor --lower DIRS --filter FILE [--layer DIR] [--count N] [--mkdir|--write|--join|
- *           --collect|--cgroup-mount|--bind|--hide|--mask|--readonly WHAT]... [--into DIR] -- PROGRAM...
+ *           --collect|--cgroup-mount|--bind|--hide|--own|--mask|--readonly WHAT]... [--into DIR]
+ *           -- PROGRAM...
  *
  * Paths that depend on the machine (control groups, what is masked) are given by the harness, which
  * asks pycontainer for them.  Without --layer the writable layer lies in memory.  Prints one line
@@ -86,6 +87,7 @@ static struct {
     struct list collect; /* files that are read at the end */
     struct list bind;    /* mounts of the host that belong to its root */
     struct list hide;    /* directories of the host that are shown empty */
+    struct list own;     /* files with contents of the container's own */
     struct list mask;
     struct list readonly;
     unsigned cgroup_mounts; /* on version 1 a "tmpfs", then the hierarchies in it */
@@ -99,7 +101,8 @@ static char *const environment[] = {
 static int input = -1; /* the program's standard input: nothing */
 static int self;       /* our pidfd */
 static int root = -1;
-static int groups[MAX_ITEMS]; /* want.join, open */
+static int own_trees[MAX_ITEMS]; /* of want.own */
+static int groups[MAX_ITEMS];    /* want.join, open */
 
 /* Everything here works on the machine that the benchmark runs on, or there is no benchmark. */
 static long
@@ -365,6 +368,48 @@ make_scratch(void)
         close(make_directories(path, 0755));
     }
     close(make_directories("empty", 0555));
+}
+
+/* What is in a file of the container's own matters to nobody here, but that it is written. */
+static void
+make_own_files(void)
+{
+    static const char text[] = "127.0.0.1\tlocalhost\n127.0.1.1\tfloor\n";
+
+    if (want.own.count > 0) {
+        close(make_directories("files", 0755));
+    }
+    for (unsigned i = 0; i < want.own.count; i++) {
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, BASE "/files/own%u", i);
+        int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+        must(fd, path);
+        must(write(fd, text, sizeof text - 1), path);
+        close(fd);
+        own_trees[i] = copy_tree(AT_FDCWD, path, 0);
+    }
+}
+
+/* An image has them, or the file that the mount needs is made in its writable layer. */
+static void
+bind_own_files(void)
+{
+    for (unsigned i = 0; i < want.own.count; i++) {
+        const char *path = want.own.items[i];
+        struct open_how how = {
+            .flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
+            .mode = 0644,
+            .resolve = RESOLVE_NO_MAGICLINKS | RESOLVE_IN_ROOT,
+        };
+        int there = open_target(path);
+        if (there < 0) {
+            there = (int)must(syscall(SYS_openat2, root, path, &how, sizeof how), path);
+        }
+        close(there);
+        must(bind_tree(own_trees[i], path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
+                       0),
+             path);
+    }
 }
 
 static void
@@ -661,8 +706,10 @@ container(void)
     }
     must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "propagation");
     make_scratch();
+    make_own_files();
     make_root(host_trees);
     mount_all();
+    bind_own_files();
     hide();
     pivot();
     must(sethostname("floor", 5), "hostname");
@@ -772,25 +819,19 @@ static long
 parse(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"lower", required_argument, NULL, 'l'},
-        {"layer", required_argument, NULL, 'L'},
-        {"filter", required_argument, NULL, 'f'},
-        {"count", required_argument, NULL, 'n'},
-        {"mkdir", required_argument, NULL, 'd'},
-        {"write", required_argument, NULL, 'w'},
-        {"join", required_argument, NULL, 'j'},
-        {"into", required_argument, NULL, 'i'},
-        {"collect", required_argument, NULL, 'c'},
-        {"hide", required_argument, NULL, 'h'},
-        {"cgroup-mount", required_argument, NULL, 'g'},
-        {"mask", required_argument, NULL, 'm'},
-        {"readonly", required_argument, NULL, 'r'},
-        {"bind", required_argument, NULL, 'b'},
-        {NULL, 0, NULL, 0},
+        {"lower", required_argument, NULL, 'l'},        {"layer", required_argument, NULL, 'L'},
+        {"filter", required_argument, NULL, 'f'},       {"count", required_argument, NULL, 'n'},
+        {"mkdir", required_argument, NULL, 'd'},        {"write", required_argument, NULL, 'w'},
+        {"join", required_argument, NULL, 'j'},         {"into", required_argument, NULL, 'i'},
+        {"collect", required_argument, NULL, 'c'},      {"hide", required_argument, NULL, 'h'},
+        {"cgroup-mount", required_argument, NULL, 'g'}, {"mask", required_argument, NULL, 'm'},
+        {"readonly", required_argument, NULL, 'r'},     {"bind", required_argument, NULL, 'b'},
+        {"own", required_argument, NULL, 'o'},          {NULL, 0, NULL, 0},
     };
     struct list *const lists[128] = {
-        ['d'] = &want.mkdir, ['w'] = &want.write, ['j'] = &want.join, ['c'] = &want.collect,
-        ['h'] = &want.hide,  ['b'] = &want.bind,  ['m'] = &want.mask, ['r'] = &want.readonly,
+        ['d'] = &want.mkdir,   ['w'] = &want.write,    ['j'] = &want.join,
+        ['c'] = &want.collect, ['h'] = &want.hide,     ['b'] = &want.bind,
+        ['m'] = &want.mask,    ['r'] = &want.readonly, ['o'] = &want.own,
     };
     long count = LONG_MAX;
     int option;
