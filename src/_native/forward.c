@@ -8,6 +8,7 @@
 #include "util.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -226,12 +227,16 @@ converse(struct pctr_forward *forward, int sock)
     return 1;
 }
 
-/* Without a wish for more than the tables hold; a connection's pipes only make it faster. */
+static unsigned
+least(unsigned one, unsigned other)
+{
+    return one < other ? one : other;
+}
+
+/* Full tables where the limit allows for them, else parts of what it allows. */
 static int
 divide_descriptors(struct pctr_forward *forward)
 {
-    const unsigned all = PCTR_FORWARD_PORTS + 2 * PCTR_FORWARD_CONNECTIONS + PCTR_FORWARD_FLOWS +
-                         4 * PCTR_FORWARD_CONNECTIONS + SPARE_FDS;
     struct rlimit limit;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0) {
@@ -241,17 +246,15 @@ divide_descriptors(struct pctr_forward *forward)
     if (setrlimit(RLIMIT_NOFILE, &limit) < 0) {
         return -errno;
     }
-    unsigned most = limit.rlim_cur < all ? (unsigned)limit.rlim_cur : all;
-    if (most < 2 * SPARE_FDS) {
+    if (limit.rlim_cur < 2 * SPARE_FDS) {
         return -EMFILE;
     }
-    unsigned rest = most - SPARE_FDS;
-    bool plenty = most == all;
-    forward->max_ports = plenty ? PCTR_FORWARD_PORTS : rest / 8;
-    forward->max_flows = plenty ? PCTR_FORWARD_FLOWS : rest / 8;
-    forward->max_connections = plenty ? PCTR_FORWARD_CONNECTIONS : rest / 4;
-    forward->max_pipes =
-        (rest - forward->max_ports - forward->max_flows - 2 * forward->max_connections) / 2;
+    unsigned rest = limit.rlim_cur < INT_MAX ? (unsigned)limit.rlim_cur : INT_MAX;
+    rest -= SPARE_FDS;
+    forward->max_connections = least(PCTR_FORWARD_CONNECTIONS, rest / 4);
+    forward->max_ports = least(PCTR_FORWARD_PORTS, rest / 8);
+    forward->max_flows = least(PCTR_FORWARD_FLOWS, rest / 8);
+    forward->max_pipes = least(PCTR_FORWARD_PIPES, rest / 8);
     return 0;
 }
 
@@ -317,7 +320,7 @@ serve(struct pctr_forward *forward, int sock)
 
     for (;;) {
         forward->now_ns = pctr_now_ns();
-        int wait = sooner(pctr_forward_tcp_admit(forward), pctr_forward_udp_expire(forward));
+        int wait = sooner(pctr_forward_tcp_housekeep(forward), pctr_forward_udp_expire(forward));
         int count = epoll_wait(forward->epoll, events, EVENTS, busy ? 0 : wait);
         if (count < 0 && errno != EINTR) {
             return -errno;

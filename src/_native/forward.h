@@ -15,6 +15,7 @@
 enum {
     PCTR_FORWARD_PORTS = 4096,
     PCTR_FORWARD_CONNECTIONS = 4096,
+    PCTR_FORWARD_PIPES = 64,
     PCTR_FORWARD_FLOWS = 4096,
     PCTR_FORWARD_FLOWS_OF_PORT = 1024,
 };
@@ -77,8 +78,8 @@ void pctr_forward_tcp_event(struct pctr_forward *forward, enum pctr_forward_kind
                             unsigned index, uint32_t serial, uint32_t events);
 /* Goes on with some of the connections that have something to carry; true when more have. */
 bool pctr_forward_tcp_run(struct pctr_forward *forward);
-/* Listens or not, as there is room; milliseconds until that may change by itself, or -1. */
-int pctr_forward_tcp_admit(struct pctr_forward *forward);
+/* Listens or not, as there is room; milliseconds until there is something to do again, or -1. */
+int pctr_forward_tcp_housekeep(struct pctr_forward *forward);
 /* Delivers what has arrived, as far as it can be at once, and resets what is not over then. */
 void pctr_forward_tcp_finish(struct pctr_forward *forward);
 

@@ -13,24 +13,33 @@
 #include <unistd.h>
 
 enum {
-    PIPE_SIZE = 256 * 1024,
-    ROUNDS = 8,     /* of one direction, before it is another connection's turn */
-    TURNS = 16,     /* of connections, before new events are looked at */
-    BATCH = 16,     /* connections taken in from a listener, listeners at a time */
-    POOL = 16,      /* idle pipes that are kept */
-    COPY = 65536,   /* bytes at a time without a pipe */
-    KEEPALIVE = 60, /* seconds until a silent client is asked whether it is there */
+    AT_ONCE = 1024 * 1024, /* bytes */
+    LARGE_PIPES = 4,       /* have room for that, others for what the kernel gives them */
+    ROUNDS = 4,            /* of one direction, before it is another connection's turn */
+    TURNS = 8,             /* of connections, before new events are looked at */
+    BATCH = 16,            /* connections taken in from a listener, listeners at a time */
+    COPY = 65536,          /* bytes at a time without a pipe */
+    KEEPALIVE = 60,        /* seconds until a silent client is asked whether it is there */
 };
 
 static const uint64_t PAUSE_NS = 100000000; /* when the kernel has no room for another connection */
 static const uint64_t FINISH_NS = 200000000;
+static const uint64_t KEEP_NS = 1000000000;
 
 enum { CLIENT, TARGET };
 
+struct pipe {
+    int out; /* -1: none */
+    int in;
+    bool large;
+};
+
 /* From one side to the other. */
 struct way {
-    int pipe[2]; /* -1: none */
+    struct pipe pipe;
     size_t held; /* bytes in it */
+    bool ready;  /* there may be something to carry */
+    bool stuck;  /* the other side takes no more for now */
     bool over;   /* the end has come and was told to the other side */
 };
 
@@ -55,8 +64,10 @@ static unsigned freed, touched, count;
 static uint16_t queue[PCTR_FORWARD_CONNECTIONS];
 static unsigned queue_head, queued;
 
-static int pool[POOL][2];
-static unsigned pooled, pipes;
+static const struct pipe no_pipe = {-1, -1, false};
+static struct pipe pool[PCTR_FORWARD_PIPES];
+static unsigned pooled, pipes, large_pipes;
+static uint64_t borrowed_ns;
 
 static bool admitting;
 static uint64_t paused_until_ns;
@@ -81,7 +92,7 @@ new_connection(void)
         .queued = connection->queued,
         .serial = connection->serial + 1,
         .fd = {-1, -1},
-        .way = {{.pipe = {-1, -1}}, {.pipe = {-1, -1}}},
+        .way = {{.pipe = no_pipe}, {.pipe = no_pipe}},
     };
     count++;
     return connection;
@@ -89,42 +100,66 @@ new_connection(void)
 
 /* Pipes. */
 
+static void
+close_pipe(struct pipe *pipe)
+{
+    pctr_close(&pipe->out);
+    pctr_close(&pipe->in);
+    pipes--;
+    large_pipes -= pipe->large;
+    pipe->large = false;
+}
+
 /* False where there is none to be had. */
 static bool
-borrow_pipe(const struct pctr_forward *forward, struct way *way)
+borrow_pipe(const struct pctr_forward *forward, struct pipe *pipe)
 {
+    int ends[2];
+
+    borrowed_ns = forward->now_ns;
     if (pooled > 0) {
-        pooled--;
-        way->pipe[0] = pool[pooled][0];
-        way->pipe[1] = pool[pooled][1];
+        *pipe = pool[--pooled];
         return true;
     }
-    if (pipes >= forward->max_pipes || pipe2(way->pipe, O_NONBLOCK | O_CLOEXEC) < 0) {
-        way->pipe[0] = way->pipe[1] = -1;
+    if (pipes >= forward->max_pipes || pipe2(ends, O_NONBLOCK | O_CLOEXEC) < 0) {
         return false;
     }
-    /* Refused to a user who has many pipes: then it has the size that it has. */
-    (void)fcntl(way->pipe[0], F_SETPIPE_SZ, PIPE_SIZE);
+    *pipe = (struct pipe){.out = ends[0], .in = ends[1]};
     pipes++;
+    /* Refused to a user who has many pipes: then it has the size that it has. */
+    if (large_pipes < LARGE_PIPES && fcntl(pipe->in, F_SETPIPE_SZ, AT_ONCE) >= 0) {
+        pipe->large = true;
+        large_pipes++;
+    }
     return true;
 }
 
 static void
 give_pipe_back(struct way *way)
 {
-    if (way->pipe[0] < 0) {
+    if (way->pipe.in < 0) {
         return;
     }
-    if (way->held == 0 && pooled < POOL) {
-        pool[pooled][0] = way->pipe[0];
-        pool[pooled][1] = way->pipe[1];
-        pooled++;
-        way->pipe[0] = way->pipe[1] = -1;
-        return;
+    if (way->held == 0) {
+        pool[pooled++] = way->pipe;
+        way->pipe = no_pipe;
     }
-    pctr_close(&way->pipe[0]);
-    pctr_close(&way->pipe[1]);
-    pipes--;
+    else {
+        close_pipe(&way->pipe);
+    }
+}
+
+/* What a user's pipes may hold is limited for all of them together, used or not: so none is kept
+ * for long.  Milliseconds until the next look, or -1. */
+static int
+forget_pipes(const struct pctr_forward *forward)
+{
+    if (forward->now_ns - borrowed_ns >= KEEP_NS) {
+        while (pooled > 0) {
+            close_pipe(&pool[--pooled]);
+        }
+    }
+    return pooled > 0 ? (int)(KEEP_NS / 1000000) : -1;
 }
 
 /* The end of a connection. */
@@ -151,7 +186,7 @@ end(struct connection *connection, bool reset)
 
 /* Without a pipe nothing may be taken out that might not be got rid of: so it is looked at first. */
 static ssize_t
-copy_some(int in, int out)
+copy_some(struct way *way, int in, int out)
 {
     static char buffer[COPY];
 
@@ -161,6 +196,7 @@ copy_some(int in, int out)
     }
     ssize_t sent = send(out, buffer, (size_t)seen, MSG_NOSIGNAL);
     if (sent < 0) {
+        way->stuck = errno == EAGAIN;
         return -errno;
     }
     return pctr_result(recv(in, NULL, (size_t)sent, MSG_TRUNC));
@@ -177,17 +213,18 @@ carry_some(const struct pctr_forward *forward, struct connection *connection, in
     ssize_t moved;
 
     if (way->held == 0) {
-        if (connection->copies || (way->pipe[0] < 0 && !borrow_pipe(forward, way))) {
-            return copy_some(in, out);
+        if (connection->copies || (way->pipe.in < 0 && !borrow_pipe(forward, &way->pipe))) {
+            return copy_some(way, in, out);
         }
-        moved = splice(in, NULL, way->pipe[1], NULL, PIPE_SIZE, flags);
+        moved = splice(in, NULL, way->pipe.in, NULL, AT_ONCE, flags);
         if (moved <= 0) {
             return pctr_result(moved);
         }
         way->held = (size_t)moved;
     }
-    moved = splice(way->pipe[0], NULL, out, NULL, way->held, flags);
+    moved = splice(way->pipe.out, NULL, out, NULL, way->held, flags);
     if (moved <= 0) {
+        way->stuck = moved < 0 && errno == EAGAIN;
         return moved == 0 ? -EPIPE : -errno;
     }
     way->held -= (size_t)moved;
@@ -201,6 +238,10 @@ carry(const struct pctr_forward *forward, struct connection *connection, int sid
     struct way *way = &connection->way[side];
     ssize_t moved = 1;
 
+    if (!way->ready) {
+        return false;
+    }
+    way->stuck = false;
     for (int round = 0; round < ROUNDS && !way->over; round++) {
         moved = carry_some(forward, connection, side);
         if (moved > 0 || moved == -EINTR) {
@@ -220,7 +261,8 @@ carry(const struct pctr_forward *forward, struct connection *connection, int sid
     if (way->held == 0 || way->over) {
         give_pipe_back(way);
     }
-    return !way->over && (moved > 0 || moved == -EINTR);
+    way->ready = !way->over && (moved > 0 || moved == -EINTR);
+    return way->ready;
 }
 
 static void
@@ -297,6 +339,13 @@ connect_next(const struct pctr_forward *forward, struct connection *connection)
 }
 
 static void
+start_carrying(struct connection *connection)
+{
+    connection->way[CLIENT].ready = connection->way[TARGET].ready = true;
+    enqueue(connection);
+}
+
+static void
 connecting_event(const struct pctr_forward *forward, struct connection *connection, int side,
                  uint32_t events)
 {
@@ -316,7 +365,7 @@ connecting_event(const struct pctr_forward *forward, struct connection *connecti
     }
     if (events & EPOLLOUT) {
         connection->connecting = false;
-        enqueue(connection);
+        start_carrying(connection);
     }
 }
 
@@ -336,6 +385,8 @@ pctr_forward_tcp_event(struct pctr_forward *forward, enum pctr_forward_kind kind
         return;
     }
     connection->dead[side] |= (events & EPOLLERR) != 0;
+    connection->way[side].ready |= (events & ~(uint32_t)EPOLLOUT) != 0;
+    connection->way[!side].ready |= connection->way[!side].stuck;
     enqueue(connection);
 }
 
@@ -419,7 +470,7 @@ pctr_forward_tcp_accept(struct pctr_forward *forward)
 }
 
 int
-pctr_forward_tcp_admit(struct pctr_forward *forward)
+pctr_forward_tcp_housekeep(struct pctr_forward *forward)
 {
     bool paused = forward->now_ns < paused_until_ns;
     bool room = count < forward->max_connections && !paused;
@@ -431,7 +482,8 @@ pctr_forward_tcp_admit(struct pctr_forward *forward)
     else if (!room && admitting) {
         admitting = epoll_ctl(forward->epoll, EPOLL_CTL_DEL, forward->listeners, NULL) < 0;
     }
-    return paused ? (int)((paused_until_ns - forward->now_ns) / 1000000) + 1 : -1;
+    int wait = forget_pipes(forward);
+    return paused ? (int)((paused_until_ns - forward->now_ns) / 1000000) + 1 : wait;
 }
 
 /* Ports. */
@@ -471,7 +523,7 @@ pctr_forward_tcp_finish(struct pctr_forward *forward)
 
     for (unsigned i = 0; i < touched; i++) {
         if (table[i].used) {
-            enqueue(&table[i]);
+            start_carrying(&table[i]);
         }
     }
     while (pctr_forward_tcp_run(forward) && pctr_now_ns() < until) {

@@ -125,10 +125,10 @@ class Forwarder:
             self._hang_up()
             self._socket.close()
             # One thread alone may wait for a job: whoever asks does so with the lock, too.
-            if job is not None and job.final is None and not job.lost:
-                if job.wait(_PATIENCE_SECONDS) is None:
-                    job.end()
-                    job.wait()
+            living = job is not None and job.final is None and not job.lost
+            if living and job.wait(_PATIENCE_SECONDS) is None:
+                job.end()
+                job.wait()
         finally:
             self._lock.release()
 
