@@ -197,23 +197,25 @@ class Network:
     def impair(
         self,
         *,
-        delay: float | str = 0,
-        jitter: float | str = 0,
-        loss: float = 0,
+        delay: float | str | None = None,
+        jitter: float | str | None = None,
+        loss: float | None = None,
         rate: int | str | None = None,
     ) -> None:
         """Make it slow and unreliable, for all who are on it and who come; without arguments it heals.
 
-        Each packet is late by `delay` seconds and a random part of `jitter` seconds, once on the way to and
-        once from a container; `loss` is the part (0 to 1) that is lost on each of these ways, and `rate`
-        the bytes per second that each container sends and receives at most.
+        Each packet is late by `delay` seconds and a random part of `jitter` seconds, once on its way out of a
+        container and once on its way into one; `loss` is the part (0 to 1) that is lost on each of these ways,
+        and `rate` the bytes per second that a container sends, and receives, at most. Numbers may be text with
+        units ("50ms", "1M"). Raises InvalidOption and LaunchError.
         """
         from pycontainer.network.impairment import Impairment
 
-        wanted = Impairment(delay=delay, jitter=jitter, loss=loss, rate=rate)  # type: ignore[arg-type]
+        given = {"delay": delay, "jitter": jitter, "loss": loss, "rate": rate}
+        wanted = Impairment(**{name: value for name, value in given.items() if value is not None})
         self._check()
         with self._lock:
-            self._impairment = wanted if wanted else None
+            self._impairment = None if wanted == Impairment() else wanted
             self._impair_all()
 
     def remove(self, force: bool = False) -> None:
