@@ -24,6 +24,7 @@ from pycontainer.network import jobs, links, names, subnets
 from pycontainer.units import parse_int, refuse
 
 if TYPE_CHECKING:
+    import datetime
     from types import TracebackType
 
     from pycontainer.container import Container
@@ -197,22 +198,26 @@ class Network:
     def impair(
         self,
         *,
-        delay: float | str | None = None,
-        jitter: float | str | None = None,
+        delay: float | str | datetime.timedelta | None = None,
+        jitter: float | str | datetime.timedelta | None = None,
         loss: float | None = None,
         rate: int | str | None = None,
     ) -> None:
         """Make it slow and unreliable, for all who are on it and who come; without arguments it heals.
 
-        Each packet is late by `delay` seconds and a random part of `jitter` seconds, once on its way out of a
-        container and once on its way into one; `loss` is the part (0 to 1) that is lost on each of these ways,
-        and `rate` the bytes per second that a container sends, and receives, at most. Numbers may be text with
-        units ("50ms", "1M"). Raises InvalidOption and LaunchError.
+        What a container sends is late by `delay` seconds and a random part of `jitter` seconds, and the part
+        `loss` (0 to 1) of its packets never arrives; `rate` are the bytes per second that it sends, and
+        receives, at most. So a round trip takes two delays. Durations and sizes may be text with units
+        ("50ms", "1M"). Raises InvalidOption and LaunchError.
         """
         from pycontainer.network.impairment import Impairment
 
-        given = {"delay": delay, "jitter": jitter, "loss": loss, "rate": rate}
-        wanted = Impairment(**{name: value for name, value in given.items() if value is not None})
+        wanted = Impairment(
+            delay=0.0 if delay is None else delay,
+            jitter=0.0 if jitter is None else jitter,
+            loss=0.0 if loss is None else loss,
+            rate=0 if rate is None else rate,
+        )
         self._check()
         with self._lock:
             self._impairment = None if wanted == Impairment() else wanted
