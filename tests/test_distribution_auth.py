@@ -21,6 +21,7 @@ import pytest
 from pycontainer.distribution import tokens
 from pycontainer.distribution.auth import MAX_TOKENS, Auth
 from pycontainer.distribution.credentials import Credential
+from pycontainer.distribution.failures import Closed
 from pycontainer.errors import AuthError, RateLimited, RegistryError, TransportError
 
 PULL = "repository:team/app:pull"
@@ -107,8 +108,12 @@ def loopback(host: str) -> bool:
     return host.startswith("127.0.0.1:")
 
 
+def nothing() -> None:
+    """Nobody has closed anything."""
+
+
 def auth(credential: Credential | None = None, registry: str = "registry.example.com") -> Auth:
-    return Auth(registry, credential, fetch, trusted=loopback)
+    return Auth(registry, credential, fetch, trusted=loopback, check=nothing)
 
 
 # -- which value is sent ---------------------------------------------------------------------------
@@ -123,7 +128,7 @@ def test_anonymous(server: TokenServer) -> None:
 
 
 def test_basic_is_sent_only_when_asked_for() -> None:
-    one = Auth("registry.example.com", Credential("me", "s\xe9:cret"), never, trusted=loopback)
+    one = Auth("registry.example.com", Credential("me", "s\xe9:cret"), never, trusted=loopback, check=nothing)
     assert one.header(PULL) is None
     value = one.answer(['Basic realm="x"'], PULL)
     assert value is not None and value.startswith("Basic ")
@@ -148,7 +153,7 @@ def test_a_token_is_preferred_to_the_password(server: TokenServer) -> None:
 
 
 def test_a_registry_token_goes_as_it_is() -> None:
-    one = Auth("registry.example.com", Credential(registry_token="r"), never, trusted=loopback)
+    one = Auth("registry.example.com", Credential(registry_token="r"), never, trusted=loopback, check=nothing)
     assert one.header(PULL) == "Bearer r"
     assert one.answer(['Bearer realm="https://a.example.com/t"'], PULL, "Bearer r") is None
     assert one.answer(['Bearer realm="https://a.example.com/t"'], PULL) == "Bearer r"
@@ -346,7 +351,7 @@ def test_another_service_or_realm_gets_another_token(server: TokenServer) -> Non
 
 
 def test_few_tokens_are_kept(server: TokenServer) -> None:
-    one = Auth("example.com", None, lambda *_: (200, b'{"token": "t"}'), trusted=loopback)
+    one = Auth("example.com", None, lambda *_: (200, b'{"token": "t"}'), trusted=loopback, check=nothing)
     for number in range(MAX_TOKENS + 20):
         one.answer(server.challenge(), f"repository:a{number}:pull")
     assert one.header("repository:a0:pull") is None
@@ -394,7 +399,7 @@ def test_scopes_do_not_wait_for_each_other(server: TokenServer) -> None:
         arrived.wait(10)
         return 200, b'{"token": "t"}'
 
-    one = Auth("example.com", None, slow, trusted=loopback)
+    one = Auth("example.com", None, slow, trusted=loopback, check=nothing)
     results = together(4, lambda number: one.answer(server.challenge(), f"repository:a{number}:pull"))
     assert results == ["Bearer t"] * 4
 
@@ -422,7 +427,7 @@ def test_a_broken_fetch_leaves_no_lock(server: TokenServer) -> None:
             raise errors.popleft()
         return 200, b'{"token": "t"}'
 
-    one = Auth("example.com", None, broken, trusted=loopback)
+    one = Auth("example.com", None, broken, trusted=loopback, check=nothing)
     for kind in (TransportError, KeyboardInterrupt, AssertionError):
         with pytest.raises(kind):
             one.answer(server.challenge(), PULL)
@@ -437,7 +442,7 @@ def test_ctrl_c_ends_the_wait_for_another_thread(server: TokenServer) -> None:
         release.wait(10)
         return 200, b'{"token": "t"}'
 
-    one = Auth("example.com", None, slow, trusted=loopback)
+    one = Auth("example.com", None, slow, trusted=loopback, check=nothing)
     thread = threading.Thread(target=one.answer, args=(server.challenge(), PULL))
     thread.start()
     entered.wait(10)
@@ -453,6 +458,47 @@ def test_ctrl_c_ends_the_wait_for_another_thread(server: TokenServer) -> None:
         timer.join()
 
 
+def test_who_closes_its_client_waits_for_no_token_and_takes_nobodys(server: TokenServer) -> None:
+    """One thread fetches a token, two wait for it; one of these is not wanted any more, then the first."""
+    release, entered, unwanted = threading.Event(), threading.Event(), threading.Event()
+
+    def closed_meanwhile(*_: object) -> tuple[int, bytes]:
+        entered.set()
+        release.wait(10)
+        raise Closed("closed")
+
+    def check() -> None:
+        if unwanted.is_set():
+            raise Closed("unwanted")
+
+    first = Auth("example.com", None, closed_meanwhile, trusted=loopback, check=nothing)
+    waiter = first.through(fetch, trusted=loopback, check=check)
+    other = first.through(fetch, trusted=loopback, check=nothing)
+    results: dict[str, object] = {}
+
+    def ask(name: str, one: Auth) -> None:
+        try:
+            results[name] = one.answer(server.challenge(), PULL)
+        except TransportError as error:
+            results[name] = str(error)
+
+    threads = [threading.Thread(target=ask, args=("first", first))]
+    threads[0].start()
+    assert entered.wait(10)
+    threads += [threading.Thread(target=ask, args=pair) for pair in (("waiter", waiter), ("other", other))]
+    for thread in threads[1:]:
+        thread.start()
+    unwanted.set()
+    threads[1].join(5)
+    assert results == {"waiter": "unwanted"}
+    release.set()
+    for thread in threads:
+        thread.join(10)
+    assert results["first"] == "closed"
+    assert str(results["other"]).startswith("Bearer ")
+    assert other.header(PULL) == first.header(PULL) == results["other"]
+
+
 def test_a_forked_child_waits_for_nobody(server: TokenServer) -> None:
     """The fetch that goes on in another thread of the parent never ends in the child."""
     release, entered = threading.Event(), threading.Event()
@@ -464,7 +510,7 @@ def test_a_forked_child_waits_for_nobody(server: TokenServer) -> None:
             release.wait(10)
         return 200, b'{"token": "t"}'
 
-    one = Auth("example.com", None, slow, trusted=loopback)
+    one = Auth("example.com", None, slow, trusted=loopback, check=nothing)
     challenge = server.challenge()
     thread = threading.Thread(target=one.answer, args=(challenge, PULL))
     thread.start()
@@ -535,7 +581,7 @@ def fork_quietly() -> int:
 )
 def test_hostile_realms_are_never_asked(realm: str) -> None:
     for credential in (None, USER, Credential(identity_token="refresh")):
-        one = Auth("registry.example.com", credential, never, trusted=loopback)
+        one = Auth("registry.example.com", credential, never, trusted=loopback, check=nothing)
         with pytest.raises(AuthError, match="realm"):
             one.answer([f'Bearer realm="{realm}",service="s"'], PULL)
         assert one.header(PULL) is None
@@ -543,9 +589,9 @@ def test_hostile_realms_are_never_asked(realm: str) -> None:
 
 def test_no_realm_at_all() -> None:
     with pytest.raises(AuthError, match="realm"):
-        Auth("registry.example.com", USER, never, trusted=loopback).answer(["Bearer"], PULL)
+        Auth("registry.example.com", USER, never, trusted=loopback, check=nothing).answer(["Bearer"], PULL)
     with pytest.raises(AuthError, match="service"):
-        Auth("registry.example.com", USER, never, trusted=loopback).answer(
+        Auth("registry.example.com", USER, never, trusted=loopback, check=nothing).answer(
             ['Bearer realm="https://a.example.com",service="' + "s" * 600 + '"'], PULL
         )
 
@@ -569,7 +615,7 @@ def test_realms_that_are_asked(registry: str, realm: str, plain: str | None) -> 
         urls.append(url)
         return 200, b'{"token": "t"}'
 
-    one = Auth(registry, USER, note, trusted=lambda host: host == plain)
+    one = Auth(registry, USER, note, trusted=lambda host: host == plain, check=nothing)
     assert one.answer([f'Bearer realm="{realm}"'], PULL) == "Bearer t"
     assert len(urls) == 1 and urls[0].lower() == realm.partition("#")[0].lower()
 

@@ -53,9 +53,7 @@ class Auth:
             self._given = f"Bearer {credential.registry_token}" if credential.registry_token else None
         self._state = _State()
 
-    def through(
-        self, fetch: Fetch, *, trusted: Callable[[str], bool], check: Callable[[], None]
-    ) -> Auth:
+    def through(self, fetch: Fetch, *, trusted: Callable[[str], bool], check: Callable[[], None]) -> Auth:
         """The same with the same tokens, for a client with connections of its own."""
         other = copy.copy(self)
         other._fetch, other._trusted, other._check = fetch, trusted, check
@@ -154,7 +152,7 @@ class _Slot:
     _changed: threading.Condition = attrs.field(factory=threading.Condition)
 
     def claim(self, claim: object, check: Callable[[], None]) -> None:
-        """Waits until nobody else has it. Wherever in here Ctrl-C comes, `give_up` is all that is to be done."""
+        """Waits until nobody else has it. Wherever in here Ctrl-C comes, `give_up` puts it right."""
         with self._changed:
             while self._claim is not None:
                 self._changed.wait(_SLICE)
