@@ -125,10 +125,11 @@ class Forwarder:
             self._hang_up()
             self._socket.close()
             # One thread alone may wait for a job: whoever asks does so with the lock, too.
-            living = job is not None and job.final is None and not job.lost
-            if living and job.wait(_PATIENCE_SECONDS) is None:
-                job.end()
-                job.wait()
+            if job is not None and job.final is None and not job.lost:
+                with contextlib.suppress(SupervisorError):  # it has taken the child along
+                    if job.wait(_PATIENCE_SECONDS) is None:
+                        job.end()
+                        job.wait()
         finally:
             self._lock.release()
 
