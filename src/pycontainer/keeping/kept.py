@@ -100,7 +100,9 @@ class Kept(Container):
     def __init__(self, store: Store, path: str, base: Record, held: int, told: Callable[[], None]) -> None:
         """`told` is called after each change, when that has been written; it must not block. Raises what
         `Container` raises, and StoreError."""
-        self._base = attrs.evolve(base, boot=records.boot_id(), keeper=records.own_start())
+        self._base = attrs.evolve(
+            base, boot=records.boot_id(), keeper=records.own_start(), ports={}, addresses={}
+        )
         self._path = path
         self._told = told
         self._writing = threading.Lock()
