@@ -90,7 +90,7 @@ def _appear(worker: Worker, *, published: bool, times: int) -> list[float]:
 
 def _streams(context: Context) -> dict[str, Result]:
     """One sender and one receiver, always the same program, and between them what is measured."""
-    seconds, rounds = (0.2, 2) if context.quick else (2.0, 7)
+    seconds, rounds = (0.2, 2) if context.quick else (0.5, 25)
     results = {label: _MISSING for label in _REMARKS}
     try:
         program = compile_stream(context.place / "stream")
