@@ -1,4 +1,4 @@
-"""`pycontainer.listening`: this process listens where a container's programs connect."""
+"""`Container.listen`: this process listens where a container's programs connect."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def answered(container: pc.Container, listener: socket.socket, address: str, por
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
 def test_a_program_of_the_containers_connects(quiet: pc.Container, address: str) -> None:
-    with listen(quiet._serving, 8080) as listener:
+    with quiet.listen(8080) as listener:
         assert answered(quiet, listener, address, 8080) == b"from " + address.encode()
         assert answered(quiet, listener, address, 8080) == b"from " + address.encode()
 
 
 def test_any_free_port(quiet: pc.Container) -> None:
-    with listen(quiet._serving, 0) as one, listen(quiet._serving, 0) as other:
+    with quiet.listen(0) as one, quiet.listen(0) as other:
         ports = {listener.getsockname()[1] for listener in (one, other)}
         assert len(ports) == 2 and 0 not in ports
         for listener in (one, other):
@@ -71,19 +71,19 @@ def test_any_free_port(quiet: pc.Container) -> None:
 
 
 def test_a_port_below_1024(quiet: pc.Container) -> None:
-    with listen(quiet._serving, 80) as listener:
+    with quiet.listen(80) as listener:
         assert answered(quiet, listener, "127.0.0.1", 80) == b"from 127.0.0.1"
 
 
 def test_the_socket_is_an_ordinary_one(quiet: pc.Container) -> None:
-    with listen(quiet._serving, 0) as listener:
+    with quiet.listen(0) as listener:
         assert type(listener) is socket.socket
         assert listener.getblocking()
         assert not os.get_inheritable(listener.fileno())
 
 
 def test_the_port_is_not_the_hosts(quiet: pc.Container) -> None:
-    with listen(quiet._serving, 0) as listener:
+    with quiet.listen(0) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=5)
@@ -93,18 +93,18 @@ def test_the_port_is_not_the_hosts(quiet: pc.Container) -> None:
 def test_a_port_that_a_program_has() -> None:
     with nothing_left(), pc.start("host", [*PYTHON, TAKEN], wait=pc.wait.log("up")) as container:
         with pytest.raises(pc.PortInUse, match="port 5000 of the container"):
-            listen(container._serving, 5000)
-        listen(container._serving, 5001).close()
+            container.listen(5000)
+        container.listen(5001).close()
 
 
 def test_a_port_that_is_taken_by_ourselves(quiet: pc.Container) -> None:
-    with listen(quiet._serving, 5000), pytest.raises(pc.PortInUse, match="5000"):
-        listen(quiet._serving, 5000)
+    with quiet.listen(5000), pytest.raises(pc.PortInUse, match="5000"):
+        quiet.listen(5000)
 
 
 def test_a_port_can_be_had_again_at_once(quiet: pc.Container) -> None:
     for _ in range(3):
-        with listen(quiet._serving, 5000) as listener, quiet.connect(5000):
+        with quiet.listen(5000) as listener, quiet.connect(5000):
             # Whoever closes first keeps the port for a minute, as a connection that is over.
             listener.accept()[0].close()
 
@@ -142,14 +142,14 @@ def test_without_ipv6(quiet: pc.Container) -> None:
 
 def test_where_ipv6_is_switched_off() -> None:
     off = {"net.ipv6.conf.all.disable_ipv6": "1"}
-    with sleeper(sysctls=off) as container, listen(container._serving, 5000) as listener:
+    with sleeper(sysctls=off) as container, container.listen(5000) as listener:
         assert answered(container, listener, "127.0.0.1", 5000)
 
 
 @pytest.mark.parametrize("port", [-1, 65536, True, "80", None, 8.0, "/run/x.sock"])
 def test_what_is_no_port(quiet: pc.Container, port: Any) -> None:
     with pytest.raises(pc.InvalidOption, match="port"):
-        listen(quiet._serving, port)
+        quiet.listen(port)
 
 
 def test_what_is_no_backlog(quiet: pc.Container) -> None:
@@ -160,16 +160,16 @@ def test_what_is_no_backlog(quiet: pc.Container) -> None:
 def test_only_in_a_running_container() -> None:
     with pc.create("host", ["sleep", "1000"]) as container:
         with pytest.raises(pc.InvalidState):
-            listen(container._serving, 5000)
+            container.listen(5000)
         container.start()
-        with listen(container._serving, 5000):
+        with container.listen(5000):
             container.kill()
         with pytest.raises(pc.InvalidState):
-            listen(container._serving, 5000)
+            container.listen(5000)
 
 
 def test_it_outlives_the_container_and_nothing_is_left() -> None:
-    with nothing_left(), sleeper() as container, listen(container._serving, 5000) as listener:
+    with nothing_left(), sleeper() as container, container.listen(5000) as listener:
         assert answered(container, listener, "127.0.0.1", 5000)
         container.kill()
         listener.settimeout(0.05)
