@@ -39,7 +39,7 @@ struct port {
     uint32_t id; /* 0: this place is free */
     int socks[2];
     struct pctr_queue queues[2];
-    struct pctr_impairment how;
+    struct pctr_impairment how[2]; /* what is done to each queue */
 };
 
 struct impairer {
@@ -115,6 +115,15 @@ port_by_id(struct impairer *impairer, uint32_t id)
     return NULL;
 }
 
+/* What goes from one port to another one is late, or lost, where it comes in, and not a second time where
+ * it goes out; either line may be the slower one. */
+static void
+decide(struct port *port, const struct pctr_impairment *how)
+{
+    port->how[0] = *how;
+    port->how[1] = (struct pctr_impairment){.rate = how->rate};
+}
+
 static int
 add(struct impairer *impairer, const struct pctr_impair_request *request)
 {
@@ -145,7 +154,8 @@ add(struct impairer *impairer, const struct pctr_impair_request *request)
         return error;
     }
     impairer->used += port == &impairer->ports[impairer->used];
-    *port = (struct port){.id = request->id, .how = impairer->how};
+    *port = (struct port){.id = request->id};
+    decide(port, &impairer->how);
     port->socks[0] = pctr_steal_fd(&one);
     port->socks[1] = pctr_steal_fd(&other);
     return 0;
@@ -156,9 +166,9 @@ impair(struct impairer *impairer, struct port *port, const struct pctr_impairmen
 {
     uint64_t now = pctr_now_ns();
 
-    port->how = *how;
+    decide(port, how);
     for (int i = 0; i < 2; i++) {
-        pctr_queue_retime(&impairer->queues, &port->queues[i], how, now);
+        pctr_queue_retime(&impairer->queues, &port->queues[i], &port->how[i], now);
     }
 }
 
@@ -346,7 +356,7 @@ carry(struct impairer *impairer, struct port *port, int from)
         }
         uint64_t now = pctr_now_ns();
         if (size == 0 ||
-            !pctr_queue_admits(&impairer->queues, queue, &port->how, (uint32_t)size, now)) {
+            !pctr_queue_admits(&impairer->queues, queue, &port->how[from], (uint32_t)size, now)) {
             continue;
         }
         if (queue->first != NULL || queue->departs_ns > now ||

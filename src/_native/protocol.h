@@ -308,7 +308,8 @@ struct pctr_forward_reply {
 
 /* What IMPAIR is asked, one message each.  A port is two links, given by index: what comes in by one goes
  * out by the other.  SET is about how every port carries what comes from then on, also one that is
- * yet to be added, or with an `id` about that port's alone; what waits there is held to it, too. */
+ * yet to be added, or with an `id` about that port's alone; what waits there is held to it, too.
+ * Late or lost is only what comes in by the first link. */
 enum pctr_impair_verb {
     PCTR_IMPAIR_ADD = 1,    /* id, links; it is impaired as SET for all has said */
     PCTR_IMPAIR_SET = 2,    /* id or 0, and what follows it in the request */
