@@ -115,7 +115,7 @@ class Forwarder:
     def close(self) -> None:
         """Ends the child; waits until it is gone. What has arrived is delivered as far as the other side
         takes it at once; connections that are not over then are reset."""
-        job = getattr(self, "_job", None)
+        job: client.Job | None = getattr(self, "_job", None)
         if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
             self._hang_up()
             if job is not None:
