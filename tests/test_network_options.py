@@ -151,8 +151,10 @@ def test_a_shared_network_counts_as_what_it_is() -> None:
 
 
 def test_a_container_that_persists_has_no_network_of_this_process() -> None:
-    with pc.Network.create("of-this-process", internal=True) as network:
-        with pytest.raises(InvalidOption, match="network="):
-            pc.create("host", ["true"], network=network, persist=True)
+    with (
+        pc.Network.create("of-this-process", internal=True) as network,
+        pytest.raises(InvalidOption, match="network="),
+    ):
+        pc.create("host", ["true"], network=network, persist=True)
     with pc.create("host", ["true"]) as own, pytest.raises(InvalidOption, match="network="):
         pc.create("host", ["true"], network=own, persist=True)

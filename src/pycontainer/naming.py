@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycontainer import _sys
 from pycontainer.errors import LaunchError
+from pycontainer.minding import minder
 from pycontainer.network import names
 from pycontainer.runtime import plan
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from pycontainer.options import Options
 
 HOSTS, HOSTNAME, RESOLVER = plan.OWN_FILES
+_LATER_SECONDS = 0.01
 
 
 def own_files(options: Options, *, hosts_network: bool) -> tuple[str, ...]:
@@ -43,6 +46,7 @@ class Files:
         # Never held while another lock is asked for.
         self._lock = threading.Lock()
         self._head = ""
+        self._first = ""
         self._hosts: names.HostsFile | None = None
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
@@ -57,8 +61,9 @@ class Files:
             )
         else:
             self._head = names.hosts_head(hostname, extra, addresses)
+        self._first = self._head + self._members()
         texts = {
-            HOSTS: self._head + self._members(),
+            HOSTS: self._first,
             HOSTNAME: f"{hostname}\n",
             RESOLVER: names.resolver(options.dns or servers),
         }
@@ -69,7 +74,8 @@ class Files:
         return "".join([network.block for network in self._known()])
 
     def expect(self) -> int:
-        """The descriptor of a socket for that of the new container's /etc/hosts. Raises LaunchError."""
+        """The descriptor of a socket for that of the new container's /etc/hosts, before `contents`: what
+        changes from here on is written later. Raises LaunchError."""
         try:
             self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
@@ -84,23 +90,26 @@ class Files:
             self._theirs = None
 
     def rewrite(self) -> None:
-        """Has /etc/hosts say who is there now, where it is there to be rewritten."""
+        """Has /etc/hosts say who is there now; later, where the container is not that far yet."""
         with self._lock:
-            hosts = self._arrived()
-            if hosts is not None:
-                hosts.write(self._head + self._members())
+            self._take_in()
+            late = self._ours is not None
+            if self._hosts is not None:
+                # A program may have filled the file system that it lies on, which is its own loss.
+                with suppress(OSError):
+                    self._hosts.write(self._head + self._members())
+        if late:
+            minder().after(_LATER_SECONDS, self.rewrite)
 
-    def _arrived(self) -> names.HostsFile | None:
+    def _take_in(self) -> None:
         if self._ours is not None:
             try:
                 found = _sys.receive_fd(self._ours.fileno())
             except BlockingIOError:
-                return None  # not yet
+                return
             self._ours.close()
             self._ours = None
-            # What stood there at first is longer than what is written now, where somebody left meanwhile.
-            self._hosts = None if found is None else names.HostsFile(found)
-        return self._hosts
+            self._hosts = None if found is None else names.HostsFile(found, self._first)
 
     def close(self) -> None:
         """The container has ended."""

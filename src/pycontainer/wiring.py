@@ -111,10 +111,10 @@ class Wiring:
         own = [one for found in self.addresses.values() for one in found]
         servers = [one for network in self._known() for one in network.nameservers]
         follows = bool(self._members) or lender is not None
-        contents = self.files.contents(self._hostname, own, servers)
         descriptors = [self._namespace] if self._namespace >= 0 else []
         if follows:
             descriptors.append(self.files.expect())
+        contents = self.files.contents(self._hostname, own, servers)
         return plan.Network(contents, tuple(descriptors), gives=follows)
 
     def started(self, job: Job) -> None:

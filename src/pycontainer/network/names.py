@@ -38,31 +38,47 @@ def resolver(nameservers: Iterable[str]) -> str:
 
 
 def host_file(path: str) -> str:
-    """What such a file of this host says."""
+    """What such a file of this host says, in whole lines."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
+            text = file.read()
     except FileNotFoundError:
         return ""
+    return text if text.endswith("\n") or not text else f"{text}\n"
 
 
 class HostsFile:
     """A container's /etc/hosts, rewritten through its descriptor while programs read it.
 
     One write(2) of never less than what stood there, and only then it is cut: a reader finds the one or the
-    other, with empty lines at most.
+    other, with empty lines at most. What a program in the container has added at the end stays there.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, text: str) -> None:
+        """`text` is what it says; the descriptor is for reading, too, and this object's from here on."""
         self._descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
+        self._written = _encoded(text)
 
     def write(self, text: str) -> None:
-        content = text.encode("ascii", "replace")
-        os.pwrite(self._descriptor, content.ljust(self._size, b"\n"), 0)
-        if len(content) < self._size:
-            os.ftruncate(self._descriptor, len(content))
-        self._size = len(content)
+        """Raises OSError: the container's file system may be full."""
+        content = _encoded(text)
+        size = os.fstat(self._descriptor).st_size
+        now = os.pread(self._descriptor, len(self._written) + _MAX_ADDED + 1, 0)
+        added = b""
+        if len(now) - len(self._written) <= _MAX_ADDED and now.startswith(self._written):
+            added = now[len(self._written) :]
+        os.pwrite(self._descriptor, (content + added).ljust(len(now), b"\n"), 0)
+        if size > len(content) + len(added):
+            os.ftruncate(self._descriptor, len(content) + len(added))
+        self._written = content
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+_MAX_ADDED = 65536
+"""Bytes; more is nobody's addition."""
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("ascii", "replace")

@@ -231,7 +231,7 @@ def container(
     for index, content in enumerate(network.own_files):
         setup.make_file(_own_file(index), content)
     if network.gives:
-        setup.give(network_fd + shape.joins_network, f"{shape.place.base}/{_own_file(0)}", os.O_WRONLY)
+        setup.give(network_fd + shape.joins_network, f"{shape.place.base}/{_own_file(0)}", os.O_RDWR)
     setup.extend(template.after_files)
     if shape.host is None:
         _open_volumes(setup, shape, root, template.volumes)
@@ -436,8 +436,9 @@ def _template(shape: Shape) -> _Template:
         _host_root(after, shape)
     _default_mounts(after, shape, trees)
     _volumes(after, shape, trees)
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | (MS_RDONLY if shape.read_only else 0)
     for slot, path in zip(trees.own_files, shape.own_files, strict=True):
-        after.bind(slot, path, MS_NOSUID | MS_NODEV | MS_NOEXEC, how=CREATE)
+        after.bind(slot, path, flags, how=CREATE)
     _user_mounts(after, shape.mounts, trees)
     _working_directory(after, shape.program)
     # Before /proc/sys becomes read-only.
