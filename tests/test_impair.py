@@ -236,10 +236,10 @@ def test_a_tagged_frame_stays_tagged(net: Net) -> None:
 
 @pytest.mark.parametrize("delay", [0.003, 0.02])
 def test_delay(net: Net, delay: float) -> None:
-    """Only what the host behind the port sends. On an idle machine a tenth of a millisecond comes on top."""
+    """Once each way. On an idle machine a tenth of a millisecond comes on top."""
     net.impairer.set(delay=delay)
     took = round_trips(net.a, net.b, 20)
-    assert took[0] >= delay
+    assert took[0] >= 2 * delay
     assert took[len(took) // 2] < 2 * delay + 0.02
     net.impairer.set()
     assert round_trips(net.a, net.b, 20)[10] < delay
@@ -248,7 +248,7 @@ def test_delay(net: Net, delay: float) -> None:
 def test_jitter(net: Net) -> None:
     net.impairer.set(delay=0.002, jitter=0.02)
     took = round_trips(net.a, net.b, 30)
-    assert took[0] >= 0.002
+    assert took[0] >= 0.004
     assert took[-1] - took[0] > 0.005
     assert took[len(took) // 2] < 0.044 + 0.02
 
@@ -275,21 +275,15 @@ def test_setting_is_about_what_waits_too(net: Net) -> None:
 # Loss.
 
 
-def test_loss(net: Net) -> None:
-    """Seven standard deviations either way. A socket's buffer holds all of them."""
+@pytest.mark.parametrize("way", ["out", "in"])
+def test_loss(net: Net, way: str) -> None:
+    """One way alone: each frame passes the port once. Eight standard deviations either way."""
+    source, target = (net.a, net.b) if way == "out" else (net.b, net.a)
     net.impairer.set(loss=0.5)
-    with net.a.udp() as one, net.b.udp() as other:
-        for _ in range(200):
+    with source.udp() as one, target.udp() as other:
+        for _ in range(400):
             one.sendto(b"x", other.getsockname())
-        assert 50 <= len(received(other)) <= 150
-
-
-def test_nothing_is_lost_on_the_way_in(net: Net) -> None:
-    net.impairer.set(loss=0.5)
-    with net.b.udp() as one, net.a.udp() as other:
-        for _ in range(200):
-            one.sendto(b"x", other.getsockname())
-        assert len(received(other)) == 200
+        assert 120 <= len(received(other)) <= 280
 
 
 def test_tcp_survives_loss(net: Net) -> None:
@@ -361,9 +355,9 @@ def test_ports_of_their_own() -> None:
         impairer.set()
         assert reaches(a, b) and cut(a, c)
         impairer.set(delay=0.005)
-        # What is added is as all others are; each way has the port of who sends.
+        # What is added is as all others are; both ports are on the way, each way.
         impairer.add(*switches.ends(3))
-        assert reaches(a, c) and round_trips(a, c, 5)[0] >= 0.01
+        assert reaches(a, c) and round_trips(a, c, 5)[0] >= 0.02
         impairer.close()
         assert cut(a, b)
 
@@ -459,7 +453,9 @@ def test_after_the_supervisors_end() -> None:
     impairer = Impairer(supervisor, namespace)
     supervisor.close()
     with pytest.raises(SupervisorError):
-        impairer.set()
+        for _ in range(1000):  # it is being killed
+            impairer.set()
+            time.sleep(0.01)
     assert impairer.ended
     impairer.close()
     os.close(namespace)
@@ -515,7 +511,9 @@ def test_memory_is_bounded() -> None:
                 with host.udp() as one:
                     for _ in range(24 * 16):
                         one.sendto(bytes(60000), sink.getsockname())
-                impairer.set(delay=60)
+                impairer.set(delay=60)  # answered when what came before has been taken in, mostly
+                if host is hosts[0]:
+                    assert resident(pid) < 22 * MIB
             assert 50 * MIB < resident(pid) < 80 * MIB
             impairer.set()
             impairer.set()
@@ -525,21 +523,29 @@ def test_memory_is_bounded() -> None:
 # The same code under the sanitisers.
 
 
-PARTS = ("impair", "impair_queue", "util")
+def compiled(base: Path, name: str, *parts: str) -> str:
+    if not ROOT:
+        pytest.skip("the same code without a container: once is enough")
+    need(shutil.which("gcc") is not None, "gcc")
+    sources = [str(native_programs.SOURCES / f"{part}.c") for part in parts]
+    main = str(native_programs.NATIVE / f"{name}.c")
+    options = [*native_programs.SANITISED[1:], *native_programs.WARNINGS[:4], "-std=gnu11"]
+    argv = ["gcc", *options, f"-I{native_programs.SOURCES}", main, *sources, "-o", str(base / name)]
+    subprocess.run(argv, check=True)
+    return str(base / name)
+
+
+def test_queues(tmp_path: Path) -> None:
+    """By chance, against what must hold at any time."""
+    program = compiled(tmp_path, "unit_impair", "impair_queue")
+    for seed in range(4):
+        argv = [program, str(seed), "20000"]
+        subprocess.run(argv, check=True, env=os.environ | native_programs.ENVIRONMENT, timeout=60)
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> str:
-    if not ROOT:
-        pytest.skip("the same code without a container: once is enough")
-    need(shutil.which("gcc") is not None, "gcc")
-    target = tmp_path_factory.mktemp("impair") / "impair_frames"
-    sources = [str(native_programs.SOURCES / f"{part}.c") for part in PARTS]
-    main = str(native_programs.NATIVE / "impair_frames.c")
-    options = [*native_programs.SANITISED[1:], *native_programs.WARNINGS[:4], "-std=gnu11"]
-    argv = ["gcc", *options, f"-I{native_programs.SOURCES}", main, *sources, "-o", str(target)]
-    subprocess.run(argv, check=True)
-    return str(target)
+    return compiled(tmp_path_factory.mktemp("impair"), "impair_frames", "impair", "impair_queue", "util")
 
 
 class Raw:

@@ -62,7 +62,7 @@ pctr_queue_admits(struct pctr_queues *queues, struct pctr_queue *queue,
         return false;
     }
     queue->passed_ns = begins + through_ns(how, size);
-    queue->departs_ns = later(queue->departs_ns, queue->passed_ns + travel_ns(queues, how));
+    queue->departs_ns = queue->passed_ns + travel_ns(queues, how);
     return true;
 }
 
@@ -79,7 +79,7 @@ put(struct pctr_queues *queues, unsigned place, struct pctr_queue *queue)
     queue->place = place;
 }
 
-/* A binary heap, places from 1 on: both ways, since only one of them moves anything. */
+/* A binary heap: up and down, of which one moves nothing. */
 static void
 settle(struct pctr_queues *queues, unsigned place)
 {
@@ -173,21 +173,16 @@ void
 pctr_queue_retime(struct pctr_queues *queues, struct pctr_queue *queue,
                   const struct pctr_impairment *how, uint64_t now)
 {
-    uint64_t passed = now, departs = 0;
-
+    queue->passed_ns = now;
     for (struct pctr_frame *frame = queue->first; frame != NULL; frame = frame->next) {
         if (frame->passed_ns > now) {
-            passed += through_ns(how, frame->size);
-            frame->passed_ns = passed;
-            frame->departs_ns = passed + travel_ns(queues, how);
+            frame->passed_ns = queue->passed_ns += through_ns(how, frame->size);
+            frame->departs_ns = frame->passed_ns + travel_ns(queues, how);
         }
         else if (frame->departs_ns > now + how->delay_ns + how->jitter_ns) {
             frame->departs_ns = now + travel_ns(queues, how);
         }
-        departs = frame->departs_ns = later(frame->departs_ns, departs);
     }
-    queue->passed_ns = passed;
-    queue->departs_ns = departs;
     if (queue->first != NULL) {
         settle(queues, queue->place);
     }
@@ -199,5 +194,5 @@ pctr_queue_clear(struct pctr_queues *queues, struct pctr_queue *queue)
     while (queue->first != NULL) {
         pctr_queue_drop(queues, queue);
     }
-    queue->passed_ns = queue->departs_ns = 0;
+    queue->passed_ns = 0;
 }

@@ -21,7 +21,7 @@ struct pctr_impairment {
 struct pctr_frame {
     struct pctr_frame *next;
     uint64_t passed_ns;  /* when its last byte is through what limits the rate */
-    uint64_t departs_ns; /* never before the one in front of it */
+    uint64_t departs_ns; /* at the earliest: never before the one in front of it */
     uint32_t size;       /* with the head */
     unsigned char bytes[];
 };
@@ -29,7 +29,7 @@ struct pctr_frame {
 struct pctr_queue {
     struct pctr_frame *first;
     struct pctr_frame *last;
-    uint64_t passed_ns; /* of the frame that came last, as departs_ns */
+    uint64_t passed_ns; /* of the frame that was admitted last, as departs_ns */
     uint64_t departs_ns;
     size_t held;    /* memory of all frames, in bytes */
     unsigned place; /* among the queues that are not empty, from 1 on; 0: it is not there */
