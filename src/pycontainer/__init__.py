@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pycontainer import adapters as adapters
     from pycontainer import wait as wait
     from pycontainer._version import __version__ as __version__
     from pycontainer.attaching import Attachment as Attachment
@@ -149,6 +150,7 @@ _MODULES = {
     "Volume": "volume",
     "WaitFailed": "errors",
     "__version__": "_version",
+    "adapters": "",
     "bind": "mounts",
     "content": "mounts",
     "create": "runner",
