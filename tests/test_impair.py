@@ -494,7 +494,7 @@ def resident(pid: int) -> int:
 
 
 def test_memory_is_bounded() -> None:
-    """Six hosts send 24 MiB each into a minute's delay: each may have 16 MiB waiting, all together 64."""
+    """Six hosts send much more into a minute's delay: each may have 16 MiB waiting, all together 64."""
     with switches.switch() as here:
         hosts = [here.host(number, impaired=True) for number in range(1, 7)]
         before = children(here.supervisor.pid)
@@ -511,9 +511,9 @@ def test_memory_is_bounded() -> None:
                 with host.udp() as one:
                     for _ in range(24 * 16):
                         one.sendto(bytes(60000), sink.getsockname())
-                impairer.set(delay=60)  # answered when what came before has been taken in, mostly
+                        impairer.set(delay=60)  # what came is taken in meanwhile
                 if host is hosts[0]:
-                    assert resident(pid) < 22 * MIB
+                    assert 14 * MIB < resident(pid) < 20 * MIB
             assert 50 * MIB < resident(pid) < 80 * MIB
             impairer.set()
             impairer.set()
