@@ -46,6 +46,7 @@ FILES = (
     "test_attach.py",
     "test_stats.py",
     "test_events.py",
+    "test_forwarder.py",
 )
 
 
