@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import images_made
 import pycontainer as pc
 from fault_registry import FaultRegistry
 from pycontainer.oci.digest import Digest
-from registry_faults import Slow, SlowUpload, Stall, Status
+from registry_faults import Redirect, Slow, SlowUpload, Stall, Status
 
 SECONDS = 0.4
 LATE = 1.5
@@ -119,6 +120,63 @@ def test_a_token_server_that_stalls(store: pc.Store) -> None:
         runs_out(lambda: pc.pull(name, auth=me, timeout=SECONDS, store=store), "pull", name)
         fault.stop()
         pc.pull(name, auth=me, timeout=60, store=store)
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def unreachable() -> Iterator[str]:
+    """A port that nobody gets through to: its queue is full, and what else comes is dropped."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address):
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, timeout=0.2)
+            yield f"127.0.0.1:{address[1]}"
+
+
+@pytest.mark.parametrize("insecure", [None, True, False])
+@pytest.mark.parametrize("kind", ["silent", "unreachable"])
+def test_nobody_there(
+    request: pytest.FixtureRequest, store: pc.Store, kind: str, insecure: bool | None
+) -> None:
+    """While it is found out whether TLS is spoken, or at its handshake."""
+    host = request.getfixturevalue(kind)
+    with pc.Registry(host, insecure=insecure) as registry:
+        app = registry.repository("team/app")
+        runs_out(lambda: app.pull("1", timeout=SECONDS, store=store), "pull", f"{host}/team/app:1")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("kind", ["silent", "unreachable"])
+def test_storage_that_does_not_answer(
+    request: pytest.FixtureRequest, registry: FaultRegistry, store: pc.Store, kind: str, scheme: str
+) -> None:
+    """The registry sends on to it: the crew's threads are making connections then."""
+    storage = request.getfixturevalue(kind)
+    registry.put("team/app", "1", images_made.many_layers(6))
+    fault = registry.fault(
+        Redirect(f"{scheme}://{storage}/x"), method="GET", path="/blobs/", after=1, times=None
+    )
+    name = f"{registry.host}/team/app:1"
+    runs_out(lambda: pc.pull(name, timeout=SECONDS, store=store), "pull", name)
+    fault.stop()
+    pc.pull(name, timeout=60, store=store)
+
+
+@pytest.mark.parametrize("kind", ["silent", "unreachable"])
+def test_uploads_that_are_sent_on_to_nobody(
+    request: pytest.FixtureRequest, registry: FaultRegistry, image: pc.Image, kind: str
+) -> None:
+    storage = request.getfixturevalue(kind)
+    registry.fault(Redirect(f"http://{storage}/x"), method="PATCH|PUT", path="/blobs/", times=None)
+    name = f"{registry.host}/team/app:1"
+    runs_out(lambda: image.push(name, timeout=SECONDS), "push", name)
 
 
 def test_another_process_that_fetches_the_same(registry: FaultRegistry, store: pc.Store) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import select
 import socket
 import ssl
+from collections.abc import Callable
 from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
+from pycontainer.distribution.reaching import connected, wait_for
 from pycontainer.errors import InvalidReference, TransportError
 from pycontainer.oci._document import shorten
 
@@ -107,21 +110,22 @@ def _split(url: str) -> SplitResult:
         raise TransportError("not an address") from None
 
 
-def speaks_tls(host: str, port: int, timeout: float) -> bool:
+def speaks_tls(host: str, port: int, timeout: float, check: Callable[[], None]) -> bool:
     """Whether a TLS server answers there; False where something else, or nobody, does.
 
     Only a ClientHello is sent and the first byte of the answer looked at (RFC 8446, 5.1): no
     certificate is judged and nothing is told. The write side is closed, so that a server that waits
-    for the rest of a line answers, too.
+    for the rest of a line answers, too. `check` is called meanwhile, and what it raises ends it.
     """
     hello = ssl.MemoryBIO()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with contextlib.suppress(ssl.SSLWantReadError):
         context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname=host).do_handshake()
     try:
-        with socket.create_connection((host, port), timeout=timeout) as probe:
+        with connected(host, port, timeout, check) as probe:
             probe.sendall(hello.read())
             probe.shutdown(socket.SHUT_WR)
+            wait_for(probe, select.POLLIN, timeout, check)
             answer = probe.recv(1)
     except OSError:
         return False

@@ -236,7 +236,7 @@ class Transport:
         if not allowed:
             return "https"
         port = origin(f"https://{self._host}")[2]
-        return "https" if speaks_tls(name, port, min(self._timeout, 5.0)) else "http"
+        return "https" if speaks_tls(name, port, min(self._timeout, 5.0), self._check) else "http"
 
     def _current(self) -> Wires:
         """This process's connections: after a fork the parent goes on to use those that it has."""

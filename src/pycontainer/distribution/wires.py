@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
+import sys
 import threading
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, ClassVar
 
 import requests
 import requests.adapters
 import requests.utils
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    LocationParseError,
+    NameResolutionError,
+    NewConnectionError,
+)
 
 from pycontainer.distribution.address import is_loopback, origin, safe_url
+from pycontainer.distribution.reaching import connected
 from pycontainer.errors import InvalidOption
 
 # Connections kept for the next request, per host; more than that may be in use at a time.
@@ -70,6 +80,8 @@ class Wires:
         self._timeout = (min(timeout, 10.0), timeout)
         self._lock = threading.Lock()
         self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
+        self._greeting: set[socket.socket] = set()
+        self._is_cut = False
         self._proxies: dict[tuple[str, str, int], dict[str, str]] = {}
         self._adapter = _Adapter(self, trusting=tls.verify is False)
 
@@ -101,14 +113,42 @@ class Wires:
             self._proxies[where] = found
         return found
 
-    def opened(self, connection: HTTPConnection) -> None:
+    def check(self) -> None:
+        """Raises OSError after a cut: nothing is connected any more."""
+        if self._is_cut:
+            raise _aborted()
+
+    def greeting(self, sock: socket.socket) -> socket.socket:
+        """Notes that a proxy or TLS is talked to over `sock`, whose descriptor changes hands meanwhile: gives
+        another one of the same connection, for `opened`."""
+        second = sock.dup()
         with self._lock:
-            self._open.add(connection)
+            if not self._is_cut:
+                self._greeting.add(second)
+                return second
+        second.close()
+        raise _aborted()
+
+    def opened(self, connection: HTTPConnection | None, second: socket.socket) -> None:
+        """Notes that this is over; `connection` is None where it failed."""
+        with self._lock:
+            self._greeting.discard(second)
+            if connection is not None:
+                self._open.add(connection)
+        second.close()
+        if connection is not None:
+            # Once it is known: a cut between the two is met by one or the other.
+            self.check()
 
     def cut(self) -> None:
-        """Ends every connection; who waits on one in another thread finds it closed."""
+        """Ends every connection, also those that are being made; who waits on one in another thread finds it
+        closed."""
         with self._lock:
+            self._is_cut = True
             connections = list(self._open)
+            for second in self._greeting:
+                with suppress(OSError):
+                    second.shutdown(socket.SHUT_RDWR)
         for connection in connections:
             sock = connection.sock
             if isinstance(sock, socket.socket):
@@ -119,6 +159,10 @@ class Wires:
                     # Closed by the other side, or by its own thread, in the same moment.
                     continue
         self._adapter.close()
+
+
+def _aborted() -> OSError:
+    return ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
@@ -149,23 +193,68 @@ class _Adapter(requests.adapters.HTTPAdapter):
         super().close()
 
 
+class _Cuttable(HTTPConnection):
+    """A connection that its Wires can end from its very beginning on."""
+
+    wires: ClassVar[Callable[[], Wires | None]]
+    _second: socket.socket | None = None
+
+    def connect(self) -> None:
+        owner = self._owner()
+        made: HTTPConnection | None = None
+        try:
+            super().connect()
+            made = self
+        finally:
+            second, self._second = self._second, None
+            if second is not None:
+                owner.opened(made, second)
+
+    def _new_conn(self) -> socket.socket:
+        """As urllib3's, and with its exceptions."""
+        owner = self._owner()
+        try:
+            sock = connected(
+                self._dns_host,
+                self.port or 0,
+                float(self.timeout or 0),
+                owner.check,
+                self.socket_options or (),
+            )
+        except UnicodeError:
+            raise LocationParseError(self._dns_host) from None
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, f"Connection to {self.host} timed out.") from error
+        except OSError as error:
+            raise NewConnectionError(self, f"Failed to establish a new connection: {error}") from error
+        try:
+            self._second = owner.greeting(sock)
+        except BaseException:
+            sock.close()
+            raise
+        sys.audit("http.client.connect", self, self.host, self.port)
+        return sock
+
+    def _owner(self) -> Wires:
+        owner = type(self).wires()
+        assert owner is not None  # it is sending
+        return owner
+
+
 def _pools(wires: Wires, *, trusting: bool) -> dict[str, type[HTTPConnectionPool]]:
     # The connections know their Wires weakly: pools and Wires would keep each other alive otherwise.
     known = weakref.ref(wires)
 
-    def tell(connection: HTTPConnection) -> None:
-        if (owner := known()) is not None:
-            owner.opened(connection)
+    class Plain(_Cuttable, HTTPConnection):
+        wires = known
 
-    class Plain(HTTPConnection):
+    class Secure(_Cuttable, HTTPSConnection):
+        wires = known
+
         def connect(self) -> None:
             super().connect()
-            tell(self)
-
-    class Secure(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            tell(self)
             if trusting:
                 # verify=False was asked for: no warning at each request, which `-W error` would raise.
                 self.is_verified = True
