@@ -236,10 +236,10 @@ def test_a_tagged_frame_stays_tagged(net: Net) -> None:
 
 @pytest.mark.parametrize("delay", [0.003, 0.02])
 def test_delay(net: Net, delay: float) -> None:
-    """Once each way. On an idle machine a tenth of a millisecond comes on top."""
+    """Only what the host behind the port sends. On an idle machine a tenth of a millisecond comes on top."""
     net.impairer.set(delay=delay)
     took = round_trips(net.a, net.b, 20)
-    assert took[0] >= 2 * delay
+    assert took[0] >= delay
     assert took[len(took) // 2] < 2 * delay + 0.02
     net.impairer.set()
     assert round_trips(net.a, net.b, 20)[10] < delay
@@ -248,7 +248,7 @@ def test_delay(net: Net, delay: float) -> None:
 def test_jitter(net: Net) -> None:
     net.impairer.set(delay=0.002, jitter=0.02)
     took = round_trips(net.a, net.b, 30)
-    assert took[0] >= 0.004
+    assert took[0] >= 0.002
     assert took[-1] - took[0] > 0.005
     assert took[len(took) // 2] < 0.044 + 0.02
 
@@ -275,15 +275,21 @@ def test_setting_is_about_what_waits_too(net: Net) -> None:
 # Loss.
 
 
-@pytest.mark.parametrize("way", ["out", "in"])
-def test_loss(net: Net, way: str) -> None:
-    """One way alone: each frame passes the port once. Eight standard deviations either way."""
-    source, target = (net.a, net.b) if way == "out" else (net.b, net.a)
+def test_loss(net: Net) -> None:
+    """Seven standard deviations either way. A socket's buffer holds all of them."""
     net.impairer.set(loss=0.5)
-    with source.udp() as one, target.udp() as other:
-        for _ in range(400):
+    with net.a.udp() as one, net.b.udp() as other:
+        for _ in range(200):
             one.sendto(b"x", other.getsockname())
-        assert 120 <= len(received(other)) <= 280
+        assert 50 <= len(received(other)) <= 150
+
+
+def test_nothing_is_lost_on_the_way_in(net: Net) -> None:
+    net.impairer.set(loss=0.5)
+    with net.b.udp() as one, net.a.udp() as other:
+        for _ in range(200):
+            one.sendto(b"x", other.getsockname())
+        assert len(received(other)) == 200
 
 
 def test_tcp_survives_loss(net: Net) -> None:
@@ -355,9 +361,9 @@ def test_ports_of_their_own() -> None:
         impairer.set()
         assert reaches(a, b) and cut(a, c)
         impairer.set(delay=0.005)
-        # What is added is as all others are; both ports are on the way, each way.
+        # What is added is as all others are; each way has the port of who sends.
         impairer.add(*switches.ends(3))
-        assert reaches(a, c) and round_trips(a, c, 5)[0] >= 0.02
+        assert reaches(a, c) and round_trips(a, c, 5)[0] >= 0.01
         impairer.close()
         assert cut(a, b)
 
