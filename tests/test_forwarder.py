@@ -651,6 +651,29 @@ def test_closed_while_others_use_it(server: pc.Container) -> None:
     assert [type(error) for error in ends] == [SupervisorError] * 4
 
 
+def test_a_fork_does_not_end_it(forwarder: Forwarder, tcp: Callable[..., Address]) -> None:
+    with connect(tcp(ECHO)) as sock:
+        assert asked(sock, b"x") == b"x"
+        pid = os.fork()
+        if pid == 0:
+            forwarder.close()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert asked(sock, b"x") == b"x"
+    assert not forwarder.ended
+
+
+def test_closing_does_not_wait_for_forks(server: pc.Container) -> None:
+    made = forwarder_of(server)
+    held = [os.dup(made._socket.fileno()) for _ in range(2)]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        made.add(listener, ECHO, ["127.0.0.1"], protocol="tcp")
+    made.close()
+    assert made._job.final is not None and made._job.final.status == 0
+    for fd in held:
+        os.close(fd)
+
+
 def test_an_interrupted_add_leaves_nothing(server: pc.Container, monkeypatch: pytest.MonkeyPatch) -> None:
     made = forwarder_of(server)
     receive = made._receive

@@ -326,11 +326,13 @@ serve(struct pctr_forward *forward, int sock)
             return -errno;
         }
         forward->now_ns = pctr_now_ns();
-        for (int i = 0; i < count; i++) {
-            int more = dispatch(forward, sock, &events[i]);
-            if (more <= 0) {
-                return more;
-            }
+        /* Its event may be behind those of thousands of busy connections. */
+        int more = busy ? converse(forward, sock) : 1;
+        for (int i = 0; i < count && more > 0; i++) {
+            more = dispatch(forward, sock, &events[i]);
+        }
+        if (more <= 0) {
+            return more;
         }
         busy = pctr_forward_tcp_run(forward);
     }

@@ -48,6 +48,7 @@ class Forwarder:
         """Into the network namespace at the descriptor `namespace`, or else into that of the job `target`.
 
         Does not wait for the child: what keeps it from its work is told to who asks first."""
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._serial = 0
         self._last = 0
@@ -115,6 +116,10 @@ class Forwarder:
     def close(self) -> None:
         """Ends the child; waits until it is gone. What has arrived is delivered as far as the other side
         takes it at once; connections that are not over then are reset."""
+        if self._pid != os.getpid():
+            # Of a fork, which has a copy of the socket, and no child.
+            self._socket.close()
+            return
         job: client.Job | None = getattr(self, "_job", None)
         if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
             self._hang_up()
