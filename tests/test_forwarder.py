@@ -22,7 +22,7 @@ from pycontainer.network.forwarder import Forwarder
 from pycontainer.supervisor import client
 
 SERVER = """
-import socket, struct, threading, time
+import select, socket, struct, threading, time
 MIB = b"x" * (1 << 20)
 def echo(c):
     while data := c.recv(1 << 16):
@@ -54,6 +54,13 @@ def watches(c):
         print("watched: the end", flush=True)
     except ConnectionResetError:
         print("watched: a reset", flush=True)
+def waits(c):
+    while c.recv(1 << 16):
+        pass
+    trouble = select.poll()
+    trouble.register(c, 0)
+    trouble.poll()
+    print("waited: a reset", flush=True)
 def run(work, c):
     try:
         with c:
@@ -79,7 +86,7 @@ def datagrams(address, prefix):
             s.sendto(prefix + data, who)
     threading.Thread(target=work, daemon=True).start()
 threading.stack_size(1 << 16)
-works = [echo, end_first, resets, silent, floods, sends, watches]
+works = [echo, end_first, resets, silent, floods, sends, watches, waits]
 for number, work in enumerate(works):
     listen(("127.0.0.1", 5000 + number), work)
 listen(("::1", 5100), echo)
@@ -89,7 +96,7 @@ datagrams(("127.0.0.1", 5202), b"four ")
 print("up", flush=True)
 time.sleep(1000)
 """
-ECHO, END_FIRST, RESETS, SILENT, FLOODS, SENDS, WATCHES = range(5000, 5007)
+ECHO, END_FIRST, RESETS, SILENT, FLOODS, SENDS, WATCHES, WAITS = range(5000, 5008)
 SIX = 5100
 UDP, UDP_SIX, UDP_FOUR = range(5200, 5203)
 NOBODY = 5999
@@ -328,6 +335,16 @@ def test_the_client_resets(server: pc.Container, tcp: Callable[..., Address], en
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
     if not ended:
         until(lambda: told(server).removeprefix(before) == b"watched: a reset\n", "the container sees it")
+
+
+def test_the_client_resets_after_its_end(server: pc.Container, tcp: Callable[..., Address]) -> None:
+    """Nothing is read from it any more, and nothing written to it."""
+    with connect(tcp(WAITS)) as sock:
+        sock.sendall(b"x")
+        sock.shutdown(socket.SHUT_WR)
+        time.sleep(0.05)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
+    until(lambda: b"waited: a reset\n" in told(server), "the container sees it")
 
 
 def test_a_client_that_closes(server: pc.Container, tcp: Callable[..., Address]) -> None:
