@@ -73,7 +73,7 @@ class Impairer:
     def add(self, a: int, b: int) -> int:
         """Begins to carry between the links with these indexes; gives the port's id.
 
-        It is impaired as the last `set` for all has said. ENODEV: there is no such link; ENOSPC: there
+        Late or lost is what comes in by `a`; the rate holds both ways. It is impaired as the last `set` for all has said. ENODEV: there is no such link; ENOSPC: there
         are 1024 ports.
         """
         id = next(self._ids)
@@ -109,12 +109,12 @@ class Impairer:
         """Ends the child, and waits until it is gone. From then on nothing is carried."""
         job = getattr(self, "_job", None)
         if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
-            with contextlib.suppress(OSError):  # it was closed, or nobody is there any more
-                self._socket.shutdown(socket.SHUT_RDWR)
+            self._hang_up()
             if job is not None:
                 job.end()
             self._lock.acquire()
         try:
+            self._hang_up()
             self._socket.close()
             # One thread alone may wait for a job: whoever asks does so with the lock, too.
             if job is not None and job.final is None and not job.lost:
@@ -125,6 +125,11 @@ class Impairer:
                         job.wait()
         finally:
             self._lock.release()
+
+    def _hang_up(self) -> None:
+        """For the child, even where a fork has a copy of the socket."""
+        with contextlib.suppress(OSError):  # it was closed, or nobody is there any more
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _ask(
         self, verb: str, *, id: int, links: tuple[int, int] = (0, 0), how: Impairment | None = None

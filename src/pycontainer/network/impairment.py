@@ -44,12 +44,12 @@ def _rate(value: SupportsIndex | str) -> int:
 
 @attrs.frozen(kw_only=True)
 class Impairment:
-    """What happens to each frame on its way through a port; nothing, by default.
+    """What happens to each frame that somebody on a network sends; nothing, by default.
 
     `delay` and `jitter` are seconds (numbers, a `timedelta`, or text such as "50ms") up to 60; a frame takes
     `delay` and a random part of `jitter`, never less than the one in front of it. `loss` is the fraction of
-    frames that never arrive, 1 all of them. `rate` is bytes per second (a number, or text such as "10M") in
-    each direction, 0 for no limit. Raises `InvalidOption` naming the option.
+    frames that never arrive, 1 all of them. `rate` is bytes per second (a number, or text such as "10M") that
+    somebody sends, and as many that are received, 0 for no limit. Raises `InvalidOption` naming the option.
     """
 
     delay: float = attrs.field(default=0.0, converter=_delay)
