@@ -73,8 +73,8 @@ class Impairer:
     def add(self, a: int, b: int) -> int:
         """Begins to carry between the links with these indexes; gives the port's id.
 
-        Late or lost is what comes in by `a`; the rate holds both ways. It is impaired as the last `set` for all has said. ENODEV: there is no such link; ENOSPC: there
-        are 1024 ports.
+        Late or lost is what comes in by `a`; the rate holds both ways. It is impaired as the last `set` for
+        all has said. ENODEV: there is no such link; ENOSPC: there are 1024 ports.
         """
         id = next(self._ids)
         try:
