@@ -114,9 +114,16 @@ class Files:
     def close(self) -> None:
         """The container has ended."""
         with self._lock:
-            hosts, self._hosts = self._hosts, None
-            ours, self._ours = self._ours, None
-            theirs, self._theirs = self._theirs, None
+            self._close()
+
+    def after_fork(self) -> None:
+        """In a child of this process, where nobody else is, but the lock may be taken."""
+        self._close()
+
+    def _close(self) -> None:
+        hosts, self._hosts = self._hosts, None
+        ours, self._ours = self._ours, None
+        theirs, self._theirs = self._theirs, None
         for one in (hosts, ours, theirs):
             if one is not None:
                 one.close()

@@ -14,13 +14,22 @@ import os
 import re
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from pycontainer import known, session
-from pycontainer.errors import ContainerError, InvalidState, NameInUse
+from pycontainer.errors import (
+    CapabilityUnavailable,
+    ContainerError,
+    InvalidState,
+    LaunchError,
+    NameInUse,
+    SupervisorError,
+)
 from pycontainer.network import jobs, links, names, subnets
+from pycontainer.supervisor.plan import IGNORE
 from pycontainer.units import parse_int, refuse
 
 if TYPE_CHECKING:
@@ -91,6 +100,8 @@ class Network:
         self._parted: dict[str, Member] = {}
         """Those that `disconnect` took off; what was theirs is kept for `connect`."""
         self._numbers = itertools.count(1)
+        self._late: dict[Address, str] = {}
+        """The links of containers that ended, by the addresses that these had."""
         self._block = ""
         self._removed = False
         self._switch = -1
@@ -99,9 +110,14 @@ class Network:
         self._impairer: Impairer | None = None
         self._impairment: Impairment | None = None
         self._names_of_ipv6 = six is not None
-        self._reserved = subnets.Reserved(four)
+        ipv6 = subnets.has_ipv6()
+        if six is not None and not ipv6:
+            raise CapabilityUnavailable(
+                f"subnet={str(six)!r}: this host has no IPv6", remedy="load the module ipv6"
+            )
+        self._reserved = subnets.Reserved(four, [one.subnet for one in _networks.values()])
         self._pools: list[subnets.Addresses] = [subnets.Addresses(self._reserved.subnet)]
-        if subnets.has_ipv6():
+        if ipv6:
             self._pools.append(subnets.Addresses(six or subnets.unique_local(self._reserved.subnet)))
 
     @staticmethod
@@ -237,13 +253,19 @@ class Network:
                     "stop them, or remove(force=True)"
                 )
             self._removed = True
-            for member in [*self._members.values(), *self._parted.values()]:
+            members = [*self._members.values(), *self._parted.values()]
+            for member in members:
                 member.wiring.forget(self)
             self._members.clear()
             self._parted.clear()
-            self._take_down()
-            self._reserved.close()
-            _networks.pop(self.name, None)
+            try:
+                self._take_down()
+            finally:
+                self._reserved.close()
+                if _networks.get(self.name) is self:
+                    del _networks[self.name]
+            for member in members:
+                member.wiring.rewrite()
 
     def __enter__(self) -> Network:
         return self
@@ -261,6 +283,10 @@ class Network:
         return f"<Network {self.name} {self.subnet}{' internal' if self.internal else ''}{state}>"
 
     # For the wiring of containers.
+
+    @property
+    def removed(self) -> bool:
+        return self._removed
 
     @property
     def nameservers(self) -> Sequence[str]:
@@ -318,12 +344,17 @@ class Network:
             member = self._members.pop(container, None) or self._parted.pop(container, None)
             if member is None:
                 return
-            self._spare(member)
-            member.linked = False
-            if keep:
-                self._parted[container] = member
-            else:
-                self._give_back(member)
+            try:
+                self._spare(member)
+            finally:
+                if member.linked and not keep:
+                    # The kernel takes it down when nobody has anything of the namespace any more.
+                    self._late.update(dict.fromkeys(member.addresses, member.port))
+                member.linked = False
+                if keep:
+                    self._parted[container] = member
+                else:
+                    self._give_back(member)
         self.tell()
 
     def _give_back(self, member: Member) -> None:
@@ -348,6 +379,9 @@ class Network:
             mtu=self.mtu,
         )
         what = f"{name} on network {self.name}"
+        for late in {self._late.pop(one, "") for one in member.addresses} - {""}:
+            # Two with one address would answer in turns.
+            ops.netlink(links.remove(late), what, namespace=switch, flags=IGNORE)
         ops.netlink(made, what, namespace=switch, own_at=own_at)
         own = [links.up(index), *(links.address(index, one) for one in self.interfaces(member))]
         if routes:
@@ -355,7 +389,8 @@ class Network:
         ops.netlink(b"".join(own), what)
 
     def switch_fd(self, supervisor: Supervisor) -> int:
-        """The descriptor of its namespace, for this supervisor's children. Raises LaunchError."""
+        """A descriptor of its namespace, for this supervisor's children; the caller closes it. Raises
+        LaunchError, and InvalidState for one that was removed."""
         with self._lock:
             self._check()
             if self._supervisor is not supervisor:
@@ -364,7 +399,10 @@ class Network:
                 self._set_up(supervisor)
             elif self._uplink is not None and self._uplink.ended:
                 self._raise_uplink(supervisor)
-            return self._switch
+            try:
+                return os.dup(self._switch)
+            except OSError as error:
+                raise LaunchError("preparing a network", errno=error.errno) from error
 
     def linked(self, member: Member) -> None:
         """After `wire` was carried out."""
@@ -437,11 +475,16 @@ class Network:
     def _take_down(self) -> None:
         uplink, self._uplink = self._uplink, None
         impairer, self._impairer = self._impairer, None
-        for one in (uplink, impairer):
-            if one is not None:
-                one.close()
+        for member in self._members.values():
+            member.linked, member.impaired = False, None
+        self._late.clear()
         self._switch = jobs.close(self._switch)
         self._supervisor = None
+        for one in (uplink, impairer):
+            if one is not None:
+                # The supervisor's death has ended it, too.
+                with suppress(SupervisorError):
+                    one.close()
 
     def _impair_all(self) -> None:
         linked = [member for member in self._members.values() if member.linked]
@@ -524,7 +567,7 @@ def _make(name: str, *, subnet: Any = None, internal: bool = False, mtu: int | N
             raise NameInUse(f"name={name!r}: this process has such a network")
         made = Network(name, four, six, internal=internal, mtu=mtu)
         try:
-            made.switch_fd(session.current().supervisor)
+            jobs.close(made.switch_fd(session.current().supervisor))
         except BaseException:
             made.remove(force=True)
             raise

@@ -159,7 +159,7 @@ def _begin_once(
         used = launch.use_volumes(options, image.rootfs(), () if root is None else root.lower, container)
         if used is not None:
             held.callback(used.release)
-        wiring = Wiring(options, container)
+        wiring = Wiring(options, container, lasting=False)
         held.callback(wiring.close)
         return execution.begin_container(
             session.current(),

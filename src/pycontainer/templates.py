@@ -139,7 +139,7 @@ def run_once(image: Image, args: Any, options: Options, layer: WritableLayer, ti
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     alone = Options.merge(options, _ONCE)
-    wiring = Wiring(alone, layer.id)
+    wiring = Wiring(alone, layer.id, lasting=False)
     run = Run.begin(image, args, alone, layer, wiring)
     try:
         ended = run.ended(deadline)

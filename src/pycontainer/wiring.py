@@ -6,13 +6,15 @@ is made beforehand by a child of the supervisor, with everything in it, and join
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from pycontainer import naming, network_options, publishing
-from pycontainer.errors import InvalidOption, InvalidState, LaunchError, SupervisorError
+from pycontainer.errors import InvalidOption, InvalidState, LaunchError
 from pycontainer.minding import minder
 from pycontainer.network import jobs
 from pycontainer.runtime import plan
@@ -35,17 +37,20 @@ _FIRST_INDEX = 100
 class Wiring:
     """Used by one container, or by one `run`; safe from any thread."""
 
-    def __init__(self, options: Options, container: str) -> None:
+    def __init__(self, options: Options, container: str, *, lasting: bool = True) -> None:
+        """A `lasting` one may be connected to networks later."""
         self._options = options
         self._container = container
+        self._lasting = lasting
         self._lock = threading.RLock()
         self._starts = 0
         self._wanted: dict[Network, tuple[Sequence[str], Sequence[str]]] = {}
         """Networks that it joins at a start, with its aliases and addresses there."""
-        self._left: set[Network] = set()
-        """Those that keep for it what it had."""
+        self._left: dict[Network, tuple[Sequence[str], Sequence[str]]] = {}
+        """Those that it was taken off; they keep for it what it had."""
         self._members: dict[Network, Member] = {}
-        self._links = 0
+        self._links: dict[Network, int] = {}
+        """The numbers of its links, also of those that were taken away."""
         self._supervisor: Supervisor | None = None
         self._namespace = -1
         self._listeners: list[Listener] = []
@@ -56,6 +61,9 @@ class Wiring:
         self.hosts_network = network_options.is_hosts(options.network)
         """Whether it has the host's network, so that there is nothing to do here."""
         self.files = naming.Files(options, self._known, hosts_network=self.hosts_network)
+        if options.network not in ("none", "host", "bridge") and self.lender is None:
+            self._want_chosen()
+        _all.add(self)
 
     @property
     def lender(self) -> Container | None:
@@ -82,12 +90,12 @@ class Wiring:
     def begin(self, supervisor: Supervisor, hostname: str) -> plan.Network:
         """Makes what a start needs. Raises PortInUse, LaunchError, and what `Network` does; nothing of it is
         left then."""
-        alone = self._options.network == "none" and not self._wanted and not self._options.ports
-        if alone or self.hosts_network:
-            return plan.Network(self.files.contents(hostname, (), ()))
         with self._lock:
             self._end()
             self._starts += 1
+            alone = self._options.network == "none" and not self._wanted and not self._options.ports
+            if self.hosts_network or (alone and not self._lasting):
+                return plan.Network(self.files.contents(hostname, (), ()))
             self._supervisor, self._hostname = supervisor, hostname
             try:
                 return self._begin(supervisor)
@@ -110,7 +118,7 @@ class Wiring:
             self._publish(self._listeners)
         own = [one for found in self.addresses.values() for one in found]
         servers = [one for network in self._known() for one in network.nameservers]
-        follows = bool(self._members) or lender is not None
+        follows = self._lasting or bool(self._members) or lender is not None
         descriptors = [self._namespace] if self._namespace >= 0 else []
         if follows:
             descriptors.append(self.files.expect())
@@ -119,12 +127,11 @@ class Wiring:
 
     def started(self, job: Job) -> None:
         """The program that `begin` was called for runs; what was made for it ends with it."""
-        self._on_end_of(job)
-        self.files.rewrite()
+        if not self.hosts_network:
+            self._on_end_of(job)
+            self.files.rewrite()
 
     def _on_end_of(self, job: Job) -> None:
-        if self._namespace < 0:
-            return
         start = self._starts
 
         def end() -> None:
@@ -132,9 +139,11 @@ class Wiring:
                 if self._starts == start:
                     self._end()
 
-        # Whoever finds out calls it before going on; the minder is there where nobody waits.
+        # Whoever finds out calls it before going on; the minder is there where nobody waits, and others
+        # have something of it.
         job.on_end(end)
-        minder().after_end(job, lambda: None)
+        if self._namespace >= 0:
+            minder().after_end(job, lambda: None)
 
     def end(self) -> None:
         """Gives up what was made for the last start."""
@@ -145,38 +154,53 @@ class Wiring:
         """The container is removed: nothing is kept for it."""
         with self._lock:
             self._end()
-            for network in self._left:
+            for network in [*self._left]:
                 network.discharge(self._container)
             self._left.clear()
             self._wanted.clear()
 
     def _end(self) -> None:
         forwarder, self._forwarder = self._forwarder, None
-        if forwarder is not None:
-            forwarder.close()
         publishing.close(self._listeners)
         self._listeners = []
+        # Where the supervisor has died there is nothing to take down.
+        with ExitStack() as rest, suppress(LaunchError):
+            rest.callback(self._give_up)
+            if forwarder is not None:
+                forwarder.close()
+
+    def _give_up(self) -> None:
         members, self._members = self._members, {}
+        self._links.clear()
         for network in members:
-            # Where the supervisor has died there is nothing to take down.
-            with suppress(SupervisorError, LaunchError):
+            with suppress(LaunchError):
                 network.discharge(self._container)
         lender = self.lender
         if lender is not None:
             lender._wiring._followers.discard(self)
         self.files.close()
         self._namespace = jobs.close(self._namespace)
-        self._links = 0
+        # What they have is no one's any more.
+        followers, self._followers = self._followers, set()
+        for follower in followers:
+            follower.rewrite()
+
+    def _want_chosen(self) -> Network | None:
+        """Its network by its options, unless it was taken off that."""
+        chosen = network_options.chosen(self._options.network)
+        if chosen is not None and chosen not in self._left:
+            self._wanted.setdefault(chosen, (self._options.aliases, self._options.ip_address))
+        return chosen
 
     def _enroll(self) -> None:
-        chosen = network_options.chosen(self._options.network)
-        if chosen is not None:
-            self._wanted.setdefault(chosen, (self._options.aliases, self._options.ip_address))
-        for network, (aliases, wanted) in self._wanted.items():
+        chosen = self._want_chosen()
+        for network, (aliases, wanted) in [*self._wanted.items()]:
+            if network.removed and network is not chosen:
+                self._wanted.pop(network, None)
+                continue
             self._members[network] = network.enroll(
                 self, self._container, [*aliases, *self._called()], wanted
             )
-            self._left.discard(network)
 
     def _called(self) -> list[str]:
         name = self._options.name
@@ -184,21 +208,22 @@ class Wiring:
 
     def _make_namespace(self, supervisor: Supervisor) -> None:
         members = [*self._members.items()]
-        switches = [network.switch_fd(supervisor) for network, _ in members]
 
         def wire(ops: Ops) -> None:
             for number, (network, member) in enumerate(members):
                 self._wire(ops, network, member, switch=number)
 
-        self._namespace = jobs.new_namespace(supervisor, wire, switches)
+        with ExitStack() as held:
+            switches = [_switch(network, supervisor, held) for network, _ in members]
+            self._namespace = jobs.new_namespace(supervisor, wire, switches)
         for network, member in members:
             network.linked(member)
             network.tell()
 
     def _wire(self, ops: Ops, network: Network, member: Member, *, switch: int) -> None:
-        number, self._links = self._links, self._links + 1
+        number = self._links.setdefault(network, len(self._links))
         # What is for nobody's subnet goes to the first network that leads out.
-        first = next((one for one in self._members if one.gateways), network)
+        first = next((one for one in [*self._members] if one.gateways), network)
         network.wire(
             ops,
             member,
@@ -255,54 +280,56 @@ class Wiring:
         if self.hosts_network or self.lender is not None:
             raise InvalidOption("connect: the container has no network of its own, but another one's")
         with self._lock:
+            if self._options.network == network.name:
+                self._want_chosen()
             if network in self._wanted:
                 raise InvalidState(f"connect: the container is on network {network.name} already")
-            self._wanted[network] = (aliases, addresses)
-            if job is None:
-                return
-            try:
+            had = self._left.get(network, ((), ()))
+            wanted = (aliases or had[0], addresses or had[1])
+            if job is not None:
                 self._hostname = hostname
-                self._join_now(network, aliases, addresses, job)
-            except BaseException:
-                del self._wanted[network]
-                raise
+                self._join_now(network, *wanted, job)
+            self._wanted[network] = wanted
+            self._left.pop(network, None)
 
     def _join_now(self, network: Network, aliases: Sequence[str], addresses: Sequence[str], job: Job) -> None:
         self._adopt(job)
         member = network.enroll(self, self._container, [*aliases, *self._called()], addresses)
         self._members[network] = member
         try:
-            switch = network.switch_fd(job.supervisor)
-            jobs.within(
-                job.supervisor,
-                self._namespace,
-                lambda ops: self._wire(ops, network, member, switch=1),
-                [switch],
-            )
+            with ExitStack() as held:
+                switch = _switch(network, job.supervisor, held)
+                jobs.within(
+                    job.supervisor,
+                    self._namespace,
+                    lambda ops: self._wire(ops, network, member, switch=1),
+                    [switch],
+                )
+            network.linked(member)
         except BaseException:
-            del self._members[network]
-            network.discharge(self._container)
+            self._members.pop(network, None)
+            network.discharge(self._container, keep=network in self._left)
             raise
-        self._left.discard(network)
-        network.linked(member)
         network.tell()
 
     def leave(self, network: Network) -> None:
         with self._lock:
+            if self._options.network == network.name:
+                self._want_chosen()
             if network not in self._wanted:
                 raise InvalidState(f"disconnect: the container is not on network {network.name}")
-            del self._wanted[network]
-            if self._members.pop(network, None) is not None:
+            if network in self._members:
                 network.unlink(self._container)
+                self._members.pop(network, None)
                 network.discharge(self._container, keep=True)
-                self._left.add(network)
                 self.rewrite()
+            self._left[network] = self._wanted.pop(network)
 
     def forget(self, network: Network) -> None:
         """The network is gone. Its lock is held, so ours must not be asked for."""
         self._wanted.pop(network, None)
         self._members.pop(network, None)
-        self._left.discard(network)
+        self._left.pop(network, None)
 
     # Its names.
 
@@ -315,4 +342,29 @@ class Wiring:
         """Somebody came or went. A network's lock may be held, so ours must not be asked for."""
         self.files.rewrite()
         for follower in [*self._followers]:
-            follower.files.rewrite()
+            follower.rewrite()
+
+    def after_fork(self) -> None:
+        """In a child of this process: the parent's ports and namespaces are not to be kept by it. Locks may
+        have been another thread's."""
+        publishing.close(self._listeners)
+        self._listeners = []
+        self._namespace = jobs.close(self._namespace)
+        self.files.after_fork()
+
+
+def _switch(network: Network, supervisor: Supervisor, held: ExitStack) -> int:
+    descriptor = network.switch_fd(supervisor)
+    held.callback(os.close, descriptor)
+    return descriptor
+
+
+_all: weakref.WeakSet[Wiring] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for one in [*_all]:
+        one.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

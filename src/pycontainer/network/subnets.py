@@ -14,7 +14,7 @@ import itertools
 import os
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from pycontainer.errors import ContainerError, InvalidOption
 from pycontainer.network.links import Address
@@ -26,6 +26,11 @@ _POOL = ipaddress.IPv4Network("10.128.0.0/9")
 _LENGTH = 20
 """Room for 4,093 containers, and for 2,048 networks."""
 _LENGTH_6 = 64
+_NOBODYS: list[Subnet] = [
+    ipaddress.ip_network(text)
+    for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8")
+]
+"""This host, loopback, one link alone, multicast, reserved: RFC 6890."""
 
 
 def parse(value: object) -> tuple[ipaddress.IPv4Network | None, ipaddress.IPv6Network | None]:
@@ -41,8 +46,8 @@ def parse(value: object) -> tuple[ipaddress.IPv4Network | None, ipaddress.IPv6Ne
             raise refuse("subnet", value, f"names two IPv{subnet.version} subnets; at most one of each")
         if isinstance(one, int) or subnet.num_addresses < 4:
             raise refuse("subnet", one, "must have room for a gateway and containers: /30, /126 (IPv6)")
-        if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
-            raise refuse("subnet", one, "must hold addresses of hosts")
+        if any(subnet.version == other.version and subnet.overlaps(other) for other in _NOBODYS):
+            raise refuse("subnet", one, "must hold addresses of hosts, of more than one link")
         found[subnet.version] = subnet
     four, six = found.get(4), found.get(6)
     assert not isinstance(four, ipaddress.IPv6Network) and not isinstance(six, ipaddress.IPv4Network)
@@ -52,13 +57,14 @@ def parse(value: object) -> tuple[ipaddress.IPv4Network | None, ipaddress.IPv6Ne
 class Reserved:
     """A subnet that no other process takes while this is open."""
 
-    def __init__(self, four: ipaddress.IPv4Network | None) -> None:
-        """`four` as it is, or one that is free. Raises ContainerError where none is."""
+    def __init__(
+        self, four: ipaddress.IPv4Network | None, taken: Iterable[ipaddress.IPv4Network] = ()
+    ) -> None:
+        """`four` as it is, or one that is free and not in `taken`. Raises ContainerError where none is."""
         self._socket: socket.socket | None = None
-        self.subnet = self._take() if four is None else four
+        self.subnet = self._take([*routed(), *taken]) if four is None else four
 
-    def _take(self) -> ipaddress.IPv4Network:
-        taken = list(routed())
+    def _take(self, taken: Sequence[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
         for candidate in _candidates():
             if any(candidate.overlaps(other) for other in taken):
                 continue

@@ -192,13 +192,21 @@ class Ops:
         self.add(OP["GIVE"], arg=fd, s1=self.data.text(path), n1=access)
 
     def netlink(
-        self, messages: bytes, what: str, *, namespace: int = -1, own_at: int = 0, protocol: int = 0
+        self,
+        messages: bytes,
+        what: str,
+        *,
+        namespace: int = -1,
+        own_at: int = 0,
+        protocol: int = 0,
+        flags: int = 0,
     ) -> None:
         """`namespace` is the index of a descriptor, or -1 for the process's own network namespace; at
         `own_at` in the messages a descriptor of that goes in. `what` names in errors what they are about."""
         data = self.data
         self.add(
             OP["NETLINK"],
+            flags,
             arg=namespace,
             s1=data.text(what),
             s2=data.raw(messages),
