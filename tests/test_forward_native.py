@@ -126,9 +126,11 @@ def echo() -> Iterator[int]:
 
         thread = threading.Thread(target=accept)
         thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def connect(listener: socket.socket) -> socket.socket:
@@ -187,7 +189,7 @@ def test_without_a_pipe_bytes_are_carried_too(raw: Raw) -> None:
                     source.sendall(piece)
         held = raw.open_descriptors()
         with connect(listener) as sock:
-            sender = threading.Thread(target=lambda: [sock.sendall(piece) for _ in range(200)])
+            sender = threading.Thread(target=sock.sendall, args=(200 * piece,), daemon=True)
             sender.start()
             found = expected = total = 0
             while total < 200 * len(piece):

@@ -225,7 +225,7 @@ def test_much_both_ways_at_once(tcp: Callable[..., Address]) -> None:
                 sock.sendall(piece)
             sock.shutdown(socket.SHUT_WR)
 
-        sender = threading.Thread(target=send)
+        sender = threading.Thread(target=send, daemon=True)
         sender.start()
         found = total = 0
         while data := sock.recv(1 << 18):
@@ -312,7 +312,7 @@ def test_who_does_not_read_stops_nobody_else(tcp: Callable[..., Address]) -> Non
 def test_a_slow_reader_gets_all(tcp: Callable[..., Address]) -> None:
     data = os.urandom(1 << 20) * 16
     with connect(tcp(ECHO)) as sock:
-        sender = threading.Thread(target=sock.sendall, args=(data,))
+        sender = threading.Thread(target=sock.sendall, args=(data,), daemon=True)
         sender.start()
         time.sleep(0.5)
         assert exactly(sock, len(data)) == data
@@ -449,7 +449,7 @@ def test_from_many_threads(forwarder: Forwarder) -> None:
                     done.append(asked(sock, b"x"))
                 forwarder.remove(number)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -658,7 +658,7 @@ def test_closed_while_others_use_it(server: pc.Container) -> None:
         except BaseException as error:
             ends.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     time.sleep(0.1)
