@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from pycontainer.wiring import Wiring
 
 _BRIDGE, _BRIDGE_INDEX = "br0", 2
+_HOLD, _HOLD_INDEX = "br1", 3
+"""A bridge that is never up: what its ports receive reaches nobody but who carries the frames."""
 _FIRST_PORT_INDEX = 100
 """Three for each port: the container's link, and the pair that impairing puts between it and the bridge."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -451,7 +453,10 @@ class Network:
 
     def _set_up(self, supervisor: Supervisor) -> None:
         def make(ops: Ops) -> None:
-            made = [links.bridge(_BRIDGE, _BRIDGE_INDEX, mac=_mac(self._pools[0].gateway), mtu=self.mtu)]
+            made = [
+                links.bridge(_BRIDGE, _BRIDGE_INDEX, mac=_mac(self._pools[0].gateway), mtu=self.mtu),
+                links.bridge(_HOLD, _HOLD_INDEX, mtu=self.mtu, up=False),
+            ]
             for pool in self._pools:
                 where = f"{pool.gateway}/{pool.subnet.prefixlen}"
                 made.append(links.address(_BRIDGE_INDEX, ipaddress.ip_interface(where)))
@@ -470,7 +475,14 @@ class Network:
             return
         from pycontainer.network.uplink import Uplink
 
-        self._uplink = Uplink(supervisor, self._switch, ipv4=True, ipv6=len(self._pools) > 1, mtu=self.mtu)
+        self._uplink = Uplink(
+            supervisor,
+            self._switch,
+            ipv4=True,
+            ipv6=len(self._pools) > 1,
+            mtu=self.mtu,
+            avoid=self.subnets,
+        )
 
     def _take_down(self) -> None:
         uplink, self._uplink = self._uplink, None
@@ -528,8 +540,9 @@ class Network:
                 mtu=self.mtu,
                 elsewhere=False,
             )
-            ops.netlink(made + links.up(inner), f"impairing network {self.name}")
-            ops.netlink(links.set_master(member.index, 0), f"impairing network {self.name}")
+            made += links.set_master(inner, _HOLD_INDEX) + links.up(inner)
+            made += links.set_master(member.index, _HOLD_INDEX)
+            ops.netlink(made, f"impairing network {self.name}")
 
         jobs.within(self._supervisor, self._switch, insert)
         member.impaired = self._impairer.add(member.index, inner)

@@ -34,11 +34,11 @@ _TABLE_MAIN, _PROTOCOL_STATIC, _TYPE_UNICAST = 254, 4, 1
 _SIZE_OF_DESCRIPTOR = 4
 
 
-def bridge(name: str, index: int, *, mac: bytes, mtu: int | None) -> bytes:
-    """A bridge that is up."""
+def bridge(name: str, index: int, *, mac: bytes = b"", mtu: int | None, up: bool = True) -> bytes:
+    """A bridge."""
     # Without a querier, snooping only costs.
     info = nested(_IFLA_LINKINFO, text(_INFO_KIND, "bridge"), nested(_INFO_DATA, u8(_BR_MCAST_SNOOPING, 0)))
-    return _new_link(index, name, mac=mac, mtu=mtu, more=(info,))
+    return _new_link(index, name, mac=mac, mtu=mtu, more=(info,), up=up)
 
 
 def veth(
@@ -111,8 +111,11 @@ def default_route(index: int, gateway: Address) -> bytes:
     )
 
 
-def _new_link(index: int, name: str, *, mac: bytes = b"", mtu: int | None, more: tuple[bytes, ...]) -> bytes:
-    head = _LINK.pack(0, 0, index, _IFF_UP, _IFF_UP)
+def _new_link(
+    index: int, name: str, *, mac: bytes = b"", mtu: int | None, more: tuple[bytes, ...], up: bool = True
+) -> bytes:
+    flags = _IFF_UP if up else 0
+    head = _LINK.pack(0, 0, index, flags, flags)
     return message(_NEWLINK, head, *_named(name, mac, mtu), *more, flags=CREATE | EXCL)
 
 
