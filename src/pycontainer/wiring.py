@@ -174,6 +174,9 @@ class Wiring:
         self._links.clear()
         for network in members:
             with suppress(LaunchError):
+                if self._followers:
+                    # They keep the namespace, and its addresses will be another's.
+                    network.unlink(self._container)
                 network.discharge(self._container)
         lender = self.lender
         if lender is not None:
