@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -291,6 +292,38 @@ def test_a_listener_that_ends_costs_nothing(raw: Raw) -> None:
             assert raw.ask("REMOVE", number) == 0
 
 
+@contextlib.contextmanager
+def reset_or_not() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError:
+        pass
+    except OSError as error:
+        # What shutdown(2) says of a connection that was reset.
+        if error.errno != errno.ENOTCONN:
+            raise
+
+
+@pytest.mark.parametrize("hangs_up", ["before", "after"])
+def test_the_last_words_are_delivered(raw: Raw, hangs_up: str) -> None:
+    """What arrives at the moment when the host hangs up."""
+    with listening() as server, listening() as listener:
+        raw.add(listener, server.getsockname()[1])
+        with connect(listener) as sock, server.accept()[0] as other:
+            other.settimeout(SECONDS)
+            sock.sendall(b"x")
+            assert other.recv(1) == b"x"
+            raw.process.send_signal(signal.SIGSTOP)
+            if hangs_up == "before":
+                raw.socket.close()
+            sock.sendall(b"last words")
+            raw.socket.close()
+            raw.process.send_signal(signal.SIGCONT)
+            assert other.recv(100) == b"last words"
+            with pytest.raises(ConnectionResetError):
+                other.recv(1)
+
+
 def test_chaos(raw: Raw) -> None:
     """Everybody does anything at any time; afterwards all is as before."""
     ends: list[Any] = []
@@ -299,7 +332,7 @@ def test_chaos(raw: Raw) -> None:
         chance = random.Random(seed)
         try:
             for _ in range(60):
-                with contextlib.suppress(ConnectionError), connect(listener) as sock:
+                with reset_or_not(), connect(listener) as sock:
                     for _ in range(chance.randrange(4)):
                         sock.sendall(bytes(chance.choice([1, 100, 100_000])))
                         if chance.random() < 0.5:
