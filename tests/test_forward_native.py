@@ -253,6 +253,26 @@ def test_more_clients_than_flows(raw: Raw) -> None:
             assert server.recvfrom(100)[1] == first
 
 
+def test_a_removed_datagram_port_costs_nothing(raw: Raw) -> None:
+    """Its socket is the host's still, and what comes to it waits there for whoever is next."""
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as server,
+        socket.socket(type=socket.SOCK_DGRAM) as bound,
+        socket.socket(type=socket.SOCK_DGRAM) as client,
+    ):
+        server.bind((LOOPBACK, 0))
+        server.settimeout(SECONDS)
+        bound.bind((LOOPBACK, 0))
+        port = server.getsockname()[1]
+        assert raw.ask("REMOVE", raw.add(bound, port)) == 0
+        client.sendto(b"x", bound.getsockname())
+        before = raw.cpu_seconds()
+        time.sleep(0.3)
+        assert raw.cpu_seconds() - before < 0.1
+        raw.add(bound, port)
+        assert server.recv(10) == b"x"
+
+
 def test_requests_that_nobody_would_send(raw: Raw) -> None:
     chance = random.Random(5)
     size = forwarders._sys.FORWARD_REQUEST_SIZE
