@@ -41,6 +41,8 @@ FILES = (
     "test_connect.py",
     "test_impair.py",
     "test_listen.py",
+    "test_own_files.py",
+    "test_networks.py",
     "test_adapters.py",
     "test_logs.py",
     "test_attach.py",

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _LOOPBACKS = ("127.0.0.1", "::1")
 _MAX_TARGETS = 4
+_FORWARDING_NAME = "net/ipv4/ip_forward"
+_FORWARDING = f"/proc/sys/{_FORWARDING_NAME}"
+"""A new namespace has it from the host; but who is on two networks joins them only where it was told to."""
 _FIRST_INDEX = 100
 """Of a container's links: a new namespace has a few of the kernel's own."""
 
@@ -213,6 +216,8 @@ class Wiring:
         members = [*self._members.items()]
 
         def wire(ops: Ops) -> None:
+            if members:
+                ops.write(_FORWARDING, b"0")
             for number, (network, member) in enumerate(members):
                 self._wire(ops, network, member, switch=number)
 
@@ -302,12 +307,14 @@ class Wiring:
         try:
             with ExitStack() as held:
                 switch = _switch(network, job.supervisor, held)
-                jobs.within(
-                    job.supervisor,
-                    self._namespace,
-                    lambda ops: self._wire(ops, network, member, switch=1),
-                    [switch],
-                )
+                first = not self._links
+
+                def wire(ops: Ops) -> None:
+                    if first and not any(name == _FORWARDING_NAME for name, _ in self._options.sysctls):
+                        ops.write(_FORWARDING, b"0")
+                    self._wire(ops, network, member, switch=1)
+
+                jobs.within(job.supervisor, self._namespace, wire, [switch])
             network.linked(member)
         except BaseException:
             self._members.pop(network, None)

@@ -39,12 +39,13 @@ def parse(value: object) -> tuple[ipaddress.IPv4Network | None, ipaddress.IPv6Ne
     found: dict[int, Subnet] = {}
     for one in values:
         try:
-            subnet = ipaddress.ip_network(one)  # type: ignore[arg-type]
-        except (ValueError, TypeError) as error:
+            # A number or bytes would be a single address.
+            subnet = ipaddress.ip_network(str(one))
+        except ValueError as error:
             raise refuse("subnet", one, f"must be a subnet such as '10.1.2.0/24': {error}") from None
         if subnet.version in found:
             raise refuse("subnet", value, f"names two IPv{subnet.version} subnets; at most one of each")
-        if isinstance(one, int) or subnet.num_addresses < 4:
+        if subnet.num_addresses < 4:
             raise refuse("subnet", one, "must have room for a gateway and containers: /30, /126 (IPv6)")
         if any(subnet.version == other.version and subnet.overlaps(other) for other in _NOBODYS):
             raise refuse("subnet", one, "must hold addresses of hosts, of more than one link")
