@@ -192,6 +192,8 @@ def test_without_a_pipe_bytes_are_carried_too(raw: Raw) -> None:
         with connect(listener) as sock:
             sender = threading.Thread(target=sock.sendall, args=(200 * piece,), daemon=True)
             sender.start()
+            # Until nothing more fits in.
+            time.sleep(0.5)
             found = expected = total = 0
             while total < 200 * len(piece):
                 data = sock.recv(1 << 16)
@@ -334,6 +336,7 @@ def test_the_last_words_are_delivered(raw: Raw, hangs_up: str) -> None:
             sock.sendall(b"x")
             assert other.recv(1) == b"x"
             raw.process.send_signal(signal.SIGSTOP)
+            os.waitpid(raw.process.pid, os.WUNTRACED)
             if hangs_up == "before":
                 raw.socket.close()
             sock.sendall(b"last words")
