@@ -1,4 +1,4 @@
-"""The way from a network to the outside: a tap device in its namespace that a program serves (usermode.py)."""
+"""The way from a network to the outside: a tap in its namespace that a program serves (usermode.py)."""
 
 from __future__ import annotations
 
@@ -174,9 +174,7 @@ class Uplink:
 
 def _prepare(supervisor: Supervisor, namespace: int, tap: Tap) -> None:
     """Rules first, so that at no time anything else is forwarded; there is no link for it yet, either."""
-    rules = masquerade.rules(
-        INSIDE, usermode.LINK, subnets=tap.subnets, nameservers=tap.nameservers
-    )
+    rules = masquerade.rules(INSIDE, usermode.LINK, subnets=tap.subnets, nameservers=tap.nameservers)
 
     def prepare(ops: plan.Ops) -> None:
         ops.netlink(rules, "masquerading", protocol=NETFILTER)
@@ -215,12 +213,11 @@ def _plan(helper: Helper, tap: Tap) -> bytes:
 
 def _add_ipv6(supervisor: Supervisor, namespace: int, tap: Tap) -> None:
     """slirp4netns configures IPv4 alone."""
-    assert tap.six is not None
     index = _index(supervisor, namespace)
-    own, gateway = tap.own[-1], tap.gateways[-1]
+    own, gateway, length = tap.own[-1], tap.gateways[-1], tap.subnets[-1].prefixlen
 
     def prepare(ops: plan.Ops) -> None:
-        address = links.address(index, ip_interface(f"{own}/{tap.six.prefixlen}"))
+        address = links.address(index, ip_interface(f"{own}/{length}"))
         ops.netlink(address, f"address of {usermode.LINK}")
         ops.netlink(links.default_route(index, gateway), f"route through {usermode.LINK}")
 

@@ -111,11 +111,13 @@ def _slirp4netns(tap: Tap) -> list[str]:
 
 
 _KINDS = {
-    "pasta": (("SYS_ADMIN", "NET_ADMIN"), _pasta),
     # It gives all but NET_BIND_SERVICE up, for which it needs SETPCAP.
     "slirp4netns": (("SYS_ADMIN", "NET_ADMIN", "SETPCAP", "NET_BIND_SERVICE"), _slirp4netns),
+    "pasta": (("SYS_ADMIN", "NET_ADMIN"), _pasta),
 }
-"""The better first: it is faster, and its IPv6 is no experiment."""
+"""The better first. Measured between two namespaces (kernel 6.18, pasta of 2023 and of 2025): slirp4netns is
+there in 20 ms instead of 40 and carries 170 MB/s either way; with pasta, what a container sends stands
+still for seconds now and then, and root's keeps CAP_SYS_ADMIN."""
 
 _lock = threading.Lock()
 _works: set[str] = set()
@@ -124,7 +126,7 @@ _failed: dict[str, str] = {}
 
 
 def choose() -> Helper:
-    """The one that this process uses: pasta where it is installed and works, else slirp4netns. Raises
+    """The one that this process uses: slirp4netns where it is installed and works, else pasta. Raises
     CapabilityUnavailable."""
     with _lock:
         usable = [found for found in installed() if found.name not in _failed]
