@@ -40,7 +40,7 @@ int
 pctr_forward_socket(const struct pctr_forward_port *port, unsigned address, int type,
                     union pctr_forward_sockaddr *to)
 {
-    const struct pctr_forward_address *from = &port->addresses[address];
+    const struct pctr_address *from = &port->addresses[address];
 
     memset(to, 0, sizeof *to);
     to->any.sa_family = (sa_family_t)from->family;

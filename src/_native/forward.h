@@ -41,7 +41,7 @@ struct pctr_forward_port {
     unsigned count;
     unsigned preferred; /* UDP: the address that answered last */
     unsigned flows;
-    struct pctr_forward_address addresses[PCTR_FORWARD_ADDRESSES];
+    struct pctr_address addresses[PCTR_FORWARD_ADDRESSES];
 };
 
 struct pctr_forward {

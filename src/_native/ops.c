@@ -28,6 +28,7 @@ static pctr_op_fn *const handlers[] = {
     [PCTR_OP_NETLINK] = pctr_op_netlink,
     [PCTR_OP_FORWARD] = pctr_op_forward,
     [PCTR_OP_IMPAIR] = pctr_op_impair,
+    [PCTR_OP_RESOLVE] = pctr_op_resolve,
     [PCTR_OP_PROPAGATION] = pctr_op_propagation,
     [PCTR_OP_ROOT] = pctr_op_root,
     [PCTR_OP_MOUNT] = pctr_op_mount,

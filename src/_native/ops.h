@@ -35,8 +35,8 @@ pctr_op_fn pctr_op_remove_tree, pctr_op_apply_layer, pctr_op_adopt_looks;
 /* ops_archive.c: trees written as archives */
 pctr_op_fn pctr_op_write_changes;
 pctr_op_fn pctr_op_write_tar;
-/* serve.c, forward.c, impair.c: children that serve until the host hangs up */
-pctr_op_fn pctr_op_serve, pctr_op_forward, pctr_op_impair;
+/* serve.c, forward.c, impair.c, dns.c: children that serve until the host hangs up */
+pctr_op_fn pctr_op_serve, pctr_op_forward, pctr_op_impair, pctr_op_resolve;
 /* netlink.c */
 pctr_op_fn pctr_op_netlink;
 /* ops_namespace.c */

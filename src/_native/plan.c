@@ -49,6 +49,7 @@ static const struct rule rules[] = {
     [PCTR_OP_NETLINK] = {true, USES_MAYBE_FD | USES_S2_DATA, 0},
     [PCTR_OP_FORWARD] = {true, USES_FD, 0},
     [PCTR_OP_IMPAIR] = {true, USES_FD, 0},
+    [PCTR_OP_RESOLVE] = {true, USES_FD, 0},
     [PCTR_OP_PROPAGATION] = {true, 0, 0},
     [PCTR_OP_ROOT] = {true, 0, 0},
     [PCTR_OP_MOUNT] = {true, 0, 0},

@@ -125,6 +125,8 @@ enum pctr_op_code {
                              to ports of the network namespace */
     PCTR_OP_IMPAIR = 24,  /* arg fd of a SEQPACKET socket: carries frames between pairs of links,
                              late, slowly, and not all of them */
+    PCTR_OP_RESOLVE = 25, /* arg fd of a SEQPACKET socket: answers questions about names in the
+                             network namespace (RFC 1035) */
 
     /* The file system, before the pivot; targets are resolved beneath the current root. */
     PCTR_OP_PROPAGATION = 30, /* n1 MS_PRIVATE or MS_SLAVE, recursively on / */
@@ -271,6 +273,11 @@ struct pctr_file_reply {
     int64_t ctime_ns;
 };
 
+struct pctr_address {
+    uint32_t family;   /* AF_INET or AF_INET6 */
+    uint8_t bytes[16]; /* in network order; AF_INET: the first four, the others are 0 */
+};
+
 #define PCTR_FORWARD_ADDRESSES 4
 
 /* What FORWARD is asked: one struct pctr_forward_request a message, answered by one struct
@@ -286,11 +293,6 @@ enum pctr_forward_protocol {
     PCTR_FORWARD_UDP = 17,
 };
 
-struct pctr_forward_address {
-    uint32_t family;   /* AF_INET or AF_INET6 */
-    uint8_t bytes[16]; /* in network order; AF_INET: the first four */
-};
-
 struct pctr_forward_request {
     uint32_t verb;
     uint32_t serial; /* comes back with the answer */
@@ -298,7 +300,7 @@ struct pctr_forward_request {
     uint32_t protocol;
     uint32_t port;  /* in the network namespace that was joined */
     uint32_t count; /* of addresses, tried in their order */
-    struct pctr_forward_address addresses[PCTR_FORWARD_ADDRESSES];
+    struct pctr_address addresses[PCTR_FORWARD_ADDRESSES];
 };
 
 struct pctr_forward_reply {
@@ -328,6 +330,35 @@ struct pctr_impair_request {
 };
 
 struct pctr_impair_reply {
+    uint32_t serial;
+    int32_t error; /* errno, or 0 */
+};
+
+#define PCTR_RESOLVE_ADDRESSES 8
+#define PCTR_RESOLVE_TEXT 8192
+
+/* What RESOLVE is asked, one message each: a struct pctr_resolve_request and `text` bytes of names, each
+ * ended by NUL and of labels of 1 to 63 bytes, at most 253 in all. */
+enum pctr_resolve_verb {
+    PCTR_RESOLVE_BEGIN =
+        1, /* once: listen at the first `count` addresses, and ask the `servers` that
+                                follow them about what is not known here; without one it is unknown */
+    PCTR_RESOLVE_ADD =
+        2, /* id; whoever is called so has these addresses. Others may be called so, too */
+    PCTR_RESOLVE_REMOVE = 3, /* id */
+};
+
+struct pctr_resolve_request {
+    uint32_t verb;
+    uint32_t serial; /* comes back with the answer */
+    uint32_t id;     /* of the host's choice, not 0 */
+    uint32_t count;
+    uint32_t servers; /* at most 3 */
+    uint32_t text;
+    struct pctr_address addresses[PCTR_RESOLVE_ADDRESSES];
+};
+
+struct pctr_resolve_reply {
     uint32_t serial;
     int32_t error; /* errno, or 0 */
 };

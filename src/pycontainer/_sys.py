@@ -37,6 +37,10 @@ FORWARD_REQUEST_SIZE: int = ffi.sizeof("struct pctr_forward_request")
 FORWARD_REPLY_SIZE: int = ffi.sizeof("struct pctr_forward_reply")
 IMPAIR_REQUEST_SIZE: int = ffi.sizeof("struct pctr_impair_request")
 IMPAIR_REPLY_SIZE: int = ffi.sizeof("struct pctr_impair_reply")
+RESOLVE_REQUEST_SIZE: int = ffi.sizeof("struct pctr_resolve_request")
+RESOLVE_REPLY_SIZE: int = ffi.sizeof("struct pctr_resolve_reply")
+RESOLVE_ADDRESSES: int = lib.PCTR_RESOLVE_ADDRESSES
+RESOLVE_TEXT: int = lib.PCTR_RESOLVE_TEXT
 
 
 def constants(enum: str, prefix: str) -> dict[str, int]:

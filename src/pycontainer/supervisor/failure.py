@@ -39,6 +39,7 @@ _WORDS = {
     "NETLINK": "configuring the network:",
     "FORWARD": "forwarding ports",
     "IMPAIR": "impairing the network",
+    "RESOLVE": "answering names",
     "PROPAGATION": "making mounts private",
     "ROOT": "opening root",
     "MOUNT": "mounting",

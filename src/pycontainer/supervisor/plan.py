@@ -224,6 +224,9 @@ class Ops:
     def impair(self, fd: int) -> None:
         self.add(OP["IMPAIR"], arg=fd)
 
+    def resolve(self, fd: int) -> None:
+        self.add(OP["RESOLVE"], arg=fd)
+
     def keyring(self) -> None:
         self.add(OP["KEYRING"])
 
