@@ -335,6 +335,8 @@ def test_the_last_words_are_delivered(raw: Raw, hangs_up: str) -> None:
             other.settimeout(SECONDS)
             sock.sendall(b"x")
             assert other.recv(1) == b"x"
+            # It has looked in vain for more.
+            time.sleep(0.1)
             raw.process.send_signal(signal.SIGSTOP)
             os.waitpid(raw.process.pid, os.WUNTRACED)
             if hangs_up == "before":
