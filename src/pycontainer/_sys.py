@@ -182,9 +182,10 @@ def _collected(data: bytes) -> tuple[bytes | None, ...]:
     return tuple(found)
 
 
-def receive_fd(sock: int) -> int | None:
-    """The one descriptor that a message on `sock` carries, without waiting; None at its end."""
-    fds = ffi.new("int[1]")
+def receive_fd(sock: int, into: Descriptor | None = None) -> int | None:
+    """The one descriptor that a message on `sock` carries, without waiting; None at its end. It is put
+    `into` that place, too."""
+    fds = ffi.new("int[1]") if into is None else into._cell
     count = ffi.new("unsigned *", 1)
     buffer = ffi.new("char[8]")
     size = _checked(lib.pctr_client_receive(sock, buffer, 8, fds, count, False))
