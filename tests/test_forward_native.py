@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -22,7 +23,16 @@ import pytest
 import native_programs
 from conftest import need
 from containers import ROOT, until
-from pycontainer.network import forwarder as forwarders
+from pycontainer import _sys
+from pycontainer.network import addresses as addressing
+from pycontainer.supervisor.conversation import HEAD, REPLY
+
+VERB = _sys.constants("pctr_forward_verb", "PCTR_FORWARD_")
+PROTOCOL = _sys.constants("pctr_forward_protocol", "PCTR_FORWARD_")
+REQUEST = struct.Struct("=IIIIII")
+"""Without its addresses."""
+ADDRESS = struct.Struct("=I16s")
+REPLY = struct.Struct("=Ii")
 
 PARTS = ("forward", "forward_tcp", "forward_udp", "util")
 FEW = 56
@@ -73,14 +83,14 @@ class Raw:
         """The answer's error."""
         socket.send_fds(self.socket, [message], fds)
         answer = self.socket.recv(100)
-        assert len(answer) == forwarders._REPLY.size
-        return int(forwarders._REPLY.unpack(answer)[1])
+        assert len(answer) == REPLY.size
+        return int(REPLY.unpack(answer)[1])
 
     def ask(self, verb: str, number: int, sock: socket.socket | None = None, port: int = 0) -> int:
         udp = sock is not None and sock.type == socket.SOCK_DGRAM
-        protocol = forwarders._PROTOCOL["UDP" if udp else "TCP"]
-        head = forwarders._REQUEST.pack(forwarders._VERB[verb], 7, number, protocol, port, 1)
-        addresses = forwarders._packed(LOOPBACK) + bytes(60)
+        protocol = PROTOCOL["UDP" if udp else "TCP"]
+        head = HEAD.pack(VERB[verb], 7) + forwarders._FIELDS.pack(number, protocol, port, 1)
+        addresses = addressing.packed([LOOPBACK], 4)
         return self.send(head + addresses, [] if sock is None else [sock.fileno()])
 
     def add(self, sock: socket.socket, port: int) -> int:
@@ -277,7 +287,7 @@ def test_a_removed_datagram_port_costs_nothing(raw: Raw) -> None:
 
 def test_requests_that_nobody_would_send(raw: Raw) -> None:
     chance = random.Random(5)
-    size = forwarders._sys.FORWARD_REQUEST_SIZE
+    size = _sys.FORWARD_REQUEST_SIZE
     with echo() as port, listening() as listener, listening() as other:
         raw.add(listener, port)
         before = raw.open_descriptors()
@@ -286,7 +296,7 @@ def test_requests_that_nobody_would_send(raw: Raw) -> None:
             message = bytearray(chance.randbytes(chance.choice([1, 7, size - 1, size, size, size + 1, 1000])))
             if len(message) == size and chance.random() < 0.7:
                 fields = [1, 9, chance.randrange(5), chance.choice([6, 17]), chance.randrange(70000)]
-                forwarders._REQUEST.pack_into(message, 0, *fields, chance.randrange(6))
+                struct.pack_into("=6I", message, 0, *fields, chance.randrange(6))
             fds = chance.choice([[], [null], [other.fileno()], [null, null, null]])
             raw.send(bytes(message), fds)
         os.close(null)

@@ -32,6 +32,7 @@ from pycontainer.network import jobs
 from pycontainer.network.impairer import Impairer
 from pycontainer.network.impairment import Impairment
 from pycontainer.supervisor import client
+from pycontainer.supervisor.conversation import HEAD, REPLY
 from switches import Host, Switch
 
 MIB = 1 << 20
@@ -554,6 +555,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> str:
     return compiled(tmp_path_factory.mktemp("impair"), "impair_frames", "impair", "impair_queue", "util")
 
 
+def request(verb: int, *fields: int) -> bytes:
+    return HEAD.pack(verb, 7) + module._FIELDS.pack(*fields)
+
+
 class Raw:
     """The program, in a network namespace; it must end well when the socket is closed."""
 
@@ -579,24 +584,24 @@ class Raw:
 
     def send(self, message: bytes) -> tuple[int, int]:
         self.socket.send(message)
-        serial, error = module._REPLY.unpack(self.socket.recv(100))
+        serial, error = REPLY.unpack(self.socket.recv(100))
         return serial, error
 
     def ask(self, verb: str, *fields: int) -> int:
         padded = [*fields, *[0] * (7 - len(fields))]
-        return self.send(module._REQUEST.pack(module._VERB[verb], 7, *padded))[1]
+        return self.send(request(module._VERB[verb], *padded))[1]
 
 
 def test_requests_that_nobody_would_send(program: str) -> None:
     with switches.switch() as here, Raw(program, here.namespace) as raw:
-        good = module._REQUEST.pack(module._VERB["SET"], 7, *[0] * 7)
+        good = request(module._VERB["SET"], *[0] * 7)
         assert raw.send(good) == (7, 0)
         for size in range(1, len(good)):
             assert raw.send(good[:size])[1] == errno.EBADMSG
         assert raw.send(good + b"x")[1] == errno.EBADMSG
         assert raw.send(bytes(100_000))[1] == errno.EBADMSG
         for verb in (0, 4, 2**32 - 1):
-            assert raw.send(module._REQUEST.pack(verb, 7, *[0] * 7)) == (7, errno.EBADMSG)
+            assert raw.send(request(verb, *[0] * 7)) == (7, errno.EBADMSG)
         assert raw.ask("ADD", 0, 1, 1) == errno.EEXIST
         assert raw.ask("REMOVE", 0) == errno.ENOENT
         for field in (4, 5):

@@ -35,6 +35,7 @@ FILE_REQUEST_SIZE: int = ffi.sizeof("struct pctr_file_request")
 FILE_REPLY_SIZE: int = ffi.sizeof("struct pctr_file_reply")
 FORWARD_REQUEST_SIZE: int = ffi.sizeof("struct pctr_forward_request")
 FORWARD_REPLY_SIZE: int = ffi.sizeof("struct pctr_forward_reply")
+FORWARD_ADDRESSES: int = lib.PCTR_FORWARD_ADDRESSES
 IMPAIR_REQUEST_SIZE: int = ffi.sizeof("struct pctr_impair_request")
 IMPAIR_REPLY_SIZE: int = ffi.sizeof("struct pctr_impair_reply")
 RESOLVE_REQUEST_SIZE: int = ffi.sizeof("struct pctr_resolve_request")

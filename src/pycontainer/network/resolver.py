@@ -16,18 +16,16 @@ from pycontainer.network import addresses as addressing
 from pycontainer.network.jobs import CLONE_NEWNET
 from pycontainer.runtime.isolation import capability_mask
 from pycontainer.supervisor import client, plan
-from pycontainer.supervisor.conversation import REPLY, Conversation
+from pycontainer.supervisor.conversation import HEAD, REPLY, Conversation
 
 _VERB = _sys.constants("pctr_resolve_verb", "PCTR_RESOLVE_")
 _FIELDS = struct.Struct("=IIII")
-_HEAD_SIZE = 8
-"""Verb and serial number."""
 _MAX_ADDRESSES, _MAX_TEXT = _sys.RESOLVE_ADDRESSES, _sys.RESOLVE_TEXT
 _STAGE = "answering names"
 _LABEL = "[^.]{1,63}"
 _NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 
-if (_HEAD_SIZE + _FIELDS.size + _MAX_ADDRESSES * addressing.SIZE, REPLY.size) != (
+if (HEAD.size + _FIELDS.size + _MAX_ADDRESSES * addressing.SIZE, REPLY.size) != (
     _sys.RESOLVE_REQUEST_SIZE,
     _sys.RESOLVE_REPLY_SIZE,
 ):

@@ -1,13 +1,14 @@
 """A child of the supervisor that does what it is asked, one thing after the other, until it is hung up on.
 
-The questions go over a socket of its own (protocol.h: FORWARD, IMPAIR, RESOLVE). Each begins with a verb and a
-serial number, and its answer is that number and an errno.
+The questions go over a socket of its own (protocol.h: FORWARD, IMPAIR, RESOLVE). Each begins with a verb and
+a serial number, and its answer is that number and an errno.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 import threading
@@ -16,8 +17,8 @@ from collections.abc import Callable, Sequence
 from pycontainer.errors import LaunchError, SupervisorError
 from pycontainer.supervisor import client, failure, plan
 
+HEAD = struct.Struct("=II")
 REPLY = struct.Struct("=Ii")
-_HEAD = struct.Struct("=II")
 _U32 = 0xFFFFFFFF
 _PATIENCE_SECONDS = 1.0
 
@@ -39,6 +40,7 @@ class Conversation:
 
         Does not wait for the child: what keeps it from its work is told to who asks first.
         """
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._serial = 0
         self._stage = stage
@@ -67,6 +69,10 @@ class Conversation:
 
     def close(self) -> None:
         """Ends the child; waits until it is gone."""
+        if self._pid != os.getpid():
+            # Of a fork, which has a copy of the socket, and no child.
+            self._socket.close()
+            return
         job: client.Job | None = getattr(self, "_job", None)
         if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
             self._hang_up()
@@ -104,7 +110,7 @@ class Conversation:
         if self._socket.fileno() < 0:
             raise self._gone()
         self._serial = (self._serial + 1) & _U32
-        message = _HEAD.pack(verb, self._serial) + rest
+        message = HEAD.pack(verb, self._serial) + rest
         try:
             socket.send_fds(self._socket, [message], list(fds), socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
