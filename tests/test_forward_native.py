@@ -24,8 +24,6 @@ import native_programs
 from conftest import need
 from containers import ROOT, until
 from pycontainer import _sys
-from pycontainer.network import addresses as addressing
-from pycontainer.supervisor.conversation import HEAD, REPLY
 
 VERB = _sys.constants("pctr_forward_verb", "PCTR_FORWARD_")
 PROTOCOL = _sys.constants("pctr_forward_protocol", "PCTR_FORWARD_")
@@ -89,8 +87,8 @@ class Raw:
     def ask(self, verb: str, number: int, sock: socket.socket | None = None, port: int = 0) -> int:
         udp = sock is not None and sock.type == socket.SOCK_DGRAM
         protocol = PROTOCOL["UDP" if udp else "TCP"]
-        head = HEAD.pack(VERB[verb], 7) + forwarders._FIELDS.pack(number, protocol, port, 1)
-        addresses = addressing.packed([LOOPBACK], 4)
+        head = REQUEST.pack(VERB[verb], 7, number, protocol, port, 1)
+        addresses = ADDRESS.pack(socket.AF_INET, socket.inet_aton(LOOPBACK)) + bytes(3 * ADDRESS.size)
         return self.send(head + addresses, [] if sock is None else [sock.fileno()])
 
     def add(self, sock: socket.socket, port: int) -> int:
