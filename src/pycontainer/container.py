@@ -20,7 +20,6 @@ from pycontainer.logs.journal import Journal
 from pycontainer.network import jobs
 from pycontainer.options import Options
 from pycontainer.publishing import HostPort, Ports
-from pycontainer.runtime import cgroups
 from pycontainer.units import parse_duration, parse_signal
 from pycontainer.wiring import Wiring
 from pycontainer.writable import WritableLayer, new_layer
@@ -715,12 +714,11 @@ class Container:
             self._check_process()
             self._wiring.leave(network)
 
-    def _lend_network(self) -> int:
-        """A descriptor of its network namespace for another container. Raises InvalidState unless it runs."""
+    def _lend_network(self) -> jobs.Namespace:
+        """Its network namespace for another container. Raises InvalidState unless it runs."""
         with self._changing:
             run = self._require_alive("sharing its network")
-            held = self._wiring.namespace
-            return jobs.namespace_of(run.job) if held < 0 else os.dup(held)
+            return self._wiring.lend(run.job)
 
     def _start(self) -> None:
         if self.options.wait is not None:
@@ -848,7 +846,7 @@ class Container:
     ) -> Execution:
         target = self._require_running("exec").execution
         here = target.session
-        options = _joining_options(self.options, overrides)
+        options = launch.joining_options(self.options, overrides)
         who = launch.identity(self.image, options.user, here, self._root)
         command = launch.joining_command(args, options, who, target.command.env)
         streams = execution.open_streams(options, stdin, stdout, stderr)
@@ -864,7 +862,7 @@ class Container:
                 target.cgroup,
                 cwd=options.cwd or self.image.config.cwd or "/",
                 report=report,
-                oom_before=_oom_kills(target),
+                oom_before=execution.oom_kills(target),
             )
         except BaseException:
             streams.close()
@@ -977,51 +975,3 @@ def healthcheck_of(image: Image, options: Options) -> Healthcheck | None:
 def all_labels(own: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:
     """Whether all that is wanted is there; None wants any value."""
     return all(name in own and value in (None, own[name]) for name, value in wanted.items())
-
-
-_JOINING = frozenset(
-    {
-        "env",
-        "cwd",
-        "user",
-        "tty",
-        "pass_fds",
-        "umask",
-        "ulimits",
-        "cap_add",
-        "cap_drop",
-        "privileged",
-        "seccomp",
-        "no_new_privileges",
-    }
-)
-
-
-def _joining_options(own: Options, overrides: dict[str, Any]) -> Options:
-    """The container's options with those that make sense for a program that joins it. Its
-    terminal, descriptors and environment are the container's first program's alone."""
-    for name in overrides:
-        if name not in _JOINING:
-            raise TypeError(f"exec() got an unexpected keyword argument {name!r}")
-    fresh: dict[str, Any] = {"tty": False, "pass_fds": (), "env": (), "entrypoint": None}
-    return Options.merge(own, fresh | overrides)
-
-
-@execution.launching
-def _oom_kills(target: Execution) -> int:
-    """Kills in the container so far, so that a program's own can be told from them."""
-    if target.cgroup is None:
-        return 0
-    texts: Sequence[bytes | None] = [_read(path) for path in target.cgroup.collect]
-    return cgroups.usage(target.cgroup, texts).oom_kills or 0
-
-
-def _read(path: str) -> bytes | None:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        return os.read(fd, 4096)
-    finally:
-        os.close(fd)

@@ -270,6 +270,13 @@ def begin_container(
     return Execution(job, streams, command, session, groups, encoded)
 
 
+@launching
+def oom_kills(target: Execution) -> int:
+    """Kills in its container so far, so that a program's own can be told from them."""
+    groups = target.cgroup
+    return 0 if groups is None else cgroups.usage(groups, cgroups.collect(groups)).oom_kills or 0
+
+
 def hostname_of(options: Options, container: str) -> str:
     return options.hostname or dict(options.sysctls).get("kernel/hostname") or container[:12]
 

@@ -49,6 +49,24 @@ _SHAPE_OPTIONS = (
     "readonly_paths",
 )
 
+_JOINING = frozenset(
+    {
+        "env",
+        "cwd",
+        "user",
+        "tty",
+        "pass_fds",
+        "umask",
+        "ulimits",
+        "cap_add",
+        "cap_drop",
+        "privileged",
+        "seccomp",
+        "no_new_privileges",
+    }
+)
+"""The options of a program that joins a container."""
+
 
 @attrs.frozen
 class Command:
@@ -93,6 +111,16 @@ def command(image: Image, args: Any, options: Options, identity: Identity, hostn
         env.setdefault("TERM", "xterm")
     env = merge_env(env, options.env)
     return Command(argv, program_paths(argv[0], env), env, _shown(args, argv))
+
+
+def joining_options(own: Options, overrides: dict[str, Any]) -> Options:
+    """The container's options with those that make sense for a program that joins it. Its
+    terminal, descriptors and environment are the container's first program's alone."""
+    for name in overrides:
+        if name not in _JOINING:
+            raise TypeError(f"exec() got an unexpected keyword argument {name!r}")
+    fresh: dict[str, Any] = {"tty": False, "pass_fds": (), "env": (), "entrypoint": None}
+    return own.merge(own, fresh | overrides)
 
 
 def joining_command(args: Any, options: Options, who: Identity, env: Mapping[str, str]) -> Command:

@@ -6,7 +6,6 @@ Documentation/admin-guide/cgroup-v2.rst, and cgroup-v1/memory.rst, pids.rst and 
 from __future__ import annotations
 
 import datetime
-import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import attrs
 from pycontainer.lives import now
 from pycontainer.processes import Found, cpu_times
 from pycontainer.runtime import cgroups
+from pycontainer.runtime.cgroups.files import read_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _UNLIMITED_V1 = 2**62
 """What is above has no meaning on any machine: v1 says "unlimited" so, rounded to pages."""
-_LONGEST = 4096
 _SLICE_SECONDS = 0.05
 
 
@@ -63,7 +62,7 @@ def measure(groups: CgroupPlan | None, found: Callable[[], list[Found]]) -> Stat
         user, system = cpu_times(found())
         return Stats(time=now(), user_cpu=user, system_cpu=system)
     places = dict(groups.places)
-    used = cgroups.usage(groups, [_read(path) for path in groups.collect])
+    used = cgroups.usage(groups, cgroups.collect(groups))
     user_cpu, system_cpu = used.user_cpu, used.system_cpu
     if user_cpu is None or system_cpu is None:
         # v1: the controller that counts would be one hierarchy more for each start to join.
@@ -90,26 +89,11 @@ def measure(groups: CgroupPlan | None, found: Callable[[], list[Found]]) -> Stat
 
 def _number(directory: str | None, name: str) -> int | None:
     """None where there is none: "max", and what v1 has for it."""
-    text = None if directory is None else _read(f"{directory}/{name}")
+    text = None if directory is None else read_once(f"{directory}/{name}")
     if text is None or not text.strip().isdigit():
         return None
     number = int(text)
     return None if number >= _UNLIMITED_V1 else number
-
-
-def _read(path: str) -> bytes | None:
-    """One read, which is one answer of the kernel's; None where the group has gone, or lacks it."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        return os.read(fd, _LONGEST)
-    except OSError:
-        # ENODEV: removed between.
-        return None
-    finally:
-        os.close(fd)
 
 
 def stream(

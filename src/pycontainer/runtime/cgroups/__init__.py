@@ -14,7 +14,7 @@ Nothing here touches the kernel while a container starts, except for limits seen
 
 from __future__ import annotations
 
-from pycontainer.runtime.cgroups.accounting import usage
+from pycontainer.runtime.cgroups.accounting import collect, usage
 from pycontainer.runtime.cgroups.describing import describe
 from pycontainer.runtime.cgroups.discover import Controller, Hierarchy, Host, discover, host
 from pycontainer.runtime.cgroups.freezing import freeze, write
@@ -32,6 +32,7 @@ __all__ = [
     "Host",
     "Limits",
     "Owner",
+    "collect",
     "describe",
     "discover",
     "freeze",

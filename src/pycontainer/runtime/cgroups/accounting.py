@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pycontainer.runtime.cgroups.files import read_once
 from pycontainer.runtime.cgroups.model import CgroupPlan, CgroupUsage
 
 CAP = 4096
 """Bytes that are collected of each file; a file that long was cut, and its sums are not known."""
+
+
+def collect(plan: CgroupPlan) -> list[bytes | None]:
+    """What the files of `plan.collect` hold now. Raises OSError."""
+    return [read_once(path) for path in plan.collect]
 
 
 def usage(plan: CgroupPlan, collected: Sequence[bytes | None]) -> CgroupUsage:

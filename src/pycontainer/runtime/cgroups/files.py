@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 _LONGEST = 1 << 20
+_PAGE = 4096
 
 
 def read(path: str) -> str:
@@ -20,6 +21,21 @@ def read_or_none(path: str) -> str | None:
         return read(path)
     except OSError:
         return None
+
+
+def read_once(path: str) -> bytes | None:
+    """One read, which is one answer of the kernel's; None where the group has gone, or lacks it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.read(fd, _PAGE)
+    except OSError:
+        # ENODEV: removed between.
+        return None
+    finally:
+        os.close(fd)
 
 
 def write(path: str, value: bytes) -> None:
