@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import ipaddress
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -392,8 +395,6 @@ def test_internal_leads_nowhere_else(network: pc.Network) -> None:
 
 
 def test_the_hosts_own_servers_are_not_reached(network: pc.Network) -> None:
-    import socket
-
     with socket.create_server(("0.0.0.0", PORT)), sleeper(network=network) as container:
         own = [network.gateway, "127.0.0.1"]
         assert ask(container, *(f"tcp,4,{host}" for host in own)) == ["ConnectionRefusedError 111"] * 2
@@ -611,18 +612,32 @@ def test_no_address_is_left() -> None:
                 assert network.containers == [container]
 
 
+def has_link(sock: socket.socket, name: str) -> bool:
+    """Whether there is such a link where the socket is: netdevice(7)."""
+    try:
+        fcntl.ioctl(sock, _SIOCGIFINDEX, name.encode().ljust(40, b"\0"))
+    except OSError as error:
+        assert error.errno == errno.ENODEV
+        return False
+    return True
+
+
+_SIOCGIFINDEX = 0x8933
+
+
 def test_an_address_that_is_used_again_is_one_containers_alone() -> None:
-    """Also where the one before is not quite gone: who has a socket in there keeps its namespace."""
-    with pc.Network.create("again", subnet="10.6.0.0/29", internal=True) as network:
-        client = sleeper(network=network)
-        held = []
-        for number in range(6):
-            with server(network, f"{number}", ip_address="10.6.0.6") as container:
-                assert ask_all(client, {"10.6.0.6": "4"}) == [f"{number}"] * 2
-                held.append(container.listen(0))
-        for one in held:
-            one.close()
-        client.remove(force=True)
+    """Also where somebody has something of the namespace of the one before."""
+    with (
+        pc.Network.create("again", subnet="10.6.0.0/29", internal=True) as network,
+        sleeper(network=network) as client,
+        server(network, "1", ip_address="10.6.0.6") as first,
+        first.listen(0) as held,
+    ):
+        first.remove(force=True)
+        assert has_link(held, "eth0")
+        with server(network, "2", ip_address="10.6.0.6"):
+            assert not has_link(held, "eth0")
+            assert ask_all(client, {"10.6.0.6": "4"}) == ["2"] * 2
 
 
 def test_addresses_go_round(network: pc.Network) -> None:

@@ -24,7 +24,6 @@ from pycontainer.errors import (
     CapabilityUnavailable,
     ContainerError,
     InvalidState,
-    LaunchError,
     NameInUse,
     SupervisorError,
 )
@@ -106,7 +105,7 @@ class Network:
         """The links of containers that ended, by the addresses that these had."""
         self._block = ""
         self._removed = False
-        self._switch = -1
+        self._switch = jobs.Namespace()
         self._supervisor: Supervisor | None = None
         self._uplink: Uplink | None = None
         self._impairer: Impairer | None = None
@@ -312,33 +311,28 @@ class Network:
             if container in self._members:
                 raise InvalidState(f"connect: the container is on {self._shown()} already")
             parted = self._parted.pop(container, None)
-            if parted is not None:
-                if not wanted:
-                    parted.names = tuple(dict.fromkeys([*parted.names, *called]))
-                    self._members[container] = parted
-                    return parted
-                self._give_back(parted)
-            addresses = self._addresses(wanted)
-            member = Member(wiring, tuple(dict.fromkeys(called)), addresses, next(self._numbers))
+            if parted is not None and not wanted:
+                parted.names = tuple(dict.fromkeys([*parted.names, *called]))
+                self._members[container] = parted
+                return parted
+            member = Member(
+                wiring, tuple(dict.fromkeys(called)), self._addresses(wanted), next(self._numbers)
+            )
             self._members[container] = member
             return member
 
     def _addresses(self, wanted: Sequence[str]) -> tuple[Address, ...]:
+        taken = {one for each in (self._members, self._parted) for m in each.values() for one in m.addresses}
         asked = {one.version: one for one in map(ipaddress.ip_address, wanted)}
-        taken: list[Address] = []
-        try:
-            for pool in self._pools:
-                own = asked.pop(pool.subnet.version, None)
-                if own is not None:
-                    pool.take_this(own)
-                taken.append(pool.take() if own is None else own)
-            for left in asked.values():
-                raise refuse("ip_address", str(left), f"this host has no IPv{left.version}")
-        except BaseException:
-            for pool in self._pools:
-                pool.give_back(taken)
-            raise
-        return tuple(taken)
+        found: list[Address] = []
+        for pool in self._pools:
+            own = asked.pop(pool.subnet.version, None)
+            if own is not None:
+                pool.check(own, taken)
+            found.append(pool.find(taken) if own is None else own)
+        for left in asked.values():
+            raise refuse("ip_address", str(left), f"this host has no IPv{left.version}")
+        return tuple(found)
 
     def discharge(self, container: str, *, keep: bool = False) -> None:
         """The container is not on it any more; with `keep` it may come back to what it had."""
@@ -355,13 +349,7 @@ class Network:
                 member.linked = False
                 if keep:
                     self._parted[container] = member
-                else:
-                    self._give_back(member)
         self.tell()
-
-    def _give_back(self, member: Member) -> None:
-        for pool in self._pools:
-            pool.give_back(member.addresses)
 
     def interfaces(self, member: Member) -> builtins.list[links.Interface]:
         """Its addresses with their subnets' lengths."""
@@ -369,7 +357,7 @@ class Network:
         return [ipaddress.ip_interface(f"{one}/{lengths[one.version]}") for one in member.addresses]
 
     def wire(self, ops: Ops, member: Member, *, switch: int, name: str, index: int, routes: bool) -> None:
-        """Adds what links the network namespace of the process to it; `switch` is the index of `switch_fd`
+        """Adds what links the network namespace of the process to it; `switch` is the index of `switch`'s
         among the descriptors."""
         made, own_at = links.veth(
             member.port,
@@ -390,9 +378,9 @@ class Network:
             own += [links.default_route(index, gateway) for gateway in self.gateways]
         ops.netlink(b"".join(own), what)
 
-    def switch_fd(self, supervisor: Supervisor) -> int:
-        """A descriptor of its namespace, for this supervisor's children; the caller closes it. Raises
-        LaunchError, and InvalidState for one that was removed."""
+    def switch(self, supervisor: Supervisor) -> jobs.Namespace:
+        """Its namespace, for this supervisor's children. Raises LaunchError, and InvalidState where it was
+        removed."""
         with self._lock:
             self._check()
             if self._supervisor is not supervisor:
@@ -401,10 +389,7 @@ class Network:
                 self._set_up(supervisor)
             elif self._uplink is not None and self._uplink.ended:
                 self._raise_uplink(supervisor)
-            try:
-                return os.dup(self._switch)
-            except OSError as error:
-                raise LaunchError("preparing a network", errno=error.errno) from error
+            return self._switch
 
     def linked(self, member: Member) -> None:
         """After `wire` was carried out."""
@@ -424,7 +409,7 @@ class Network:
             assert self._supervisor is not None
             jobs.within(
                 self._supervisor,
-                self._switch,
+                self._switch.fd,
                 lambda ops: ops.netlink(links.remove(member.port), f"a link of network {self.name}"),
             )
 
@@ -462,7 +447,7 @@ class Network:
                 made.append(links.address(_BRIDGE_INDEX, ipaddress.ip_interface(where)))
             ops.netlink(b"".join(made), f"the bridge of network {self.name}")
 
-        self._switch = jobs.new_namespace(supervisor, make)
+        jobs.new_namespace(supervisor, make, into=self._switch)
         self._supervisor = supervisor
         try:
             self._raise_uplink(supervisor)
@@ -477,7 +462,7 @@ class Network:
 
         self._uplink = Uplink(
             supervisor,
-            self._switch,
+            self._switch.fd,
             ipv4=True,
             ipv6=len(self._pools) > 1,
             mtu=self.mtu,
@@ -490,7 +475,8 @@ class Network:
         for member in self._members.values():
             member.linked, member.impaired = False, None
         self._late.clear()
-        self._switch = jobs.close(self._switch)
+        # Others may be using it at this moment.
+        self._switch = jobs.Namespace()
         self._supervisor = None
         for one in (uplink, impairer):
             if one is not None:
@@ -525,7 +511,7 @@ class Network:
         if self._impairer is None or self._impairer.ended:
             from pycontainer.network.impairer import Impairer
 
-            self._impairer = Impairer(self._supervisor, self._switch)
+            self._impairer = Impairer(self._supervisor, self._switch.fd)
             self._set_impairment(self._impairer)
         outer, inner = member.index + 1, member.index + 2
 
@@ -544,7 +530,7 @@ class Network:
             made += links.set_master(member.index, _HOLD_INDEX)
             ops.netlink(made, f"impairing network {self.name}")
 
-        jobs.within(self._supervisor, self._switch, insert)
+        jobs.within(self._supervisor, self._switch.fd, insert)
         member.impaired = self._impairer.add(member.index, inner)
 
     def _spare(self, member: Member, *, back: bool = False) -> None:
@@ -562,7 +548,7 @@ class Network:
                 ops.netlink(links.set_master(member.index, _BRIDGE_INDEX), what)
 
         if self._supervisor is not None and not self._supervisor.closed:
-            jobs.within(self._supervisor, self._switch, extract)
+            jobs.within(self._supervisor, self._switch.fd, extract)
 
 
 _making = threading.RLock()
@@ -580,7 +566,7 @@ def _make(name: str, *, subnet: Any = None, internal: bool = False, mtu: int | N
             raise NameInUse(f"name={name!r}: this process has such a network")
         made = Network(name, four, six, internal=internal, mtu=mtu)
         try:
-            jobs.close(made.switch_fd(session.current().supervisor))
+            made.switch(session.current().supervisor)
         except BaseException:
             made.remove(force=True)
             raise
@@ -598,7 +584,7 @@ def _after_fork_in_child() -> None:
     global _making
     _making = threading.RLock()
     for network in _networks.values():
-        network._switch = jobs.close(network._switch)
+        network._switch.close()
         network._reserved.close()
     _networks.clear()
 

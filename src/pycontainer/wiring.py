@@ -55,7 +55,7 @@ class Wiring:
         self._links: dict[Network, int] = {}
         """The numbers of its links, also of those that were taken away."""
         self._supervisor: Supervisor | None = None
-        self._namespace = -1
+        self._namespace = jobs.Namespace()
         self._listeners: list[Listener] = []
         self._forwarder: Forwarder | None = None
         self._followers: set[Wiring] = set()
@@ -122,7 +122,7 @@ class Wiring:
         own = [one for found in self.addresses.values() for one in found]
         servers = [one for network in self._known() for one in network.nameservers]
         follows = self._lasting or bool(self._members) or lender is not None
-        descriptors = [self._namespace] if self._namespace >= 0 else []
+        descriptors = [self._namespace.fd] if self._namespace.fd >= 0 else []
         if follows:
             descriptors.append(self.files.expect())
         contents = self.files.contents(self._hostname, own, servers)
@@ -145,7 +145,7 @@ class Wiring:
         # Whoever finds out calls it before going on; the minder is there where nobody waits, and others
         # have something of it.
         job.on_end(end)
-        if self._namespace >= 0:
+        if self._namespace.fd >= 0:
             minder().after_end(job, lambda: None)
 
     def end(self) -> None:
@@ -173,19 +173,22 @@ class Wiring:
                 forwarder.close()
 
     def _give_up(self) -> None:
-        members, self._members = self._members, {}
+        # Who was interrupted may have enrolled it, and not known it.
+        members = {*self._members, *self._wanted} - self._left.keys()
+        self._members = {}
         self._links.clear()
         for network in members:
-            with suppress(LaunchError):
-                if self._followers:
-                    # They keep the namespace, and its addresses will be another's.
+            if self._followers:
+                # They keep the namespace, and its addresses will be another's.
+                with suppress(LaunchError):
                     network.unlink(self._container)
+            with suppress(LaunchError):
                 network.discharge(self._container)
         lender = self.lender
         if lender is not None:
             lender._wiring._followers.discard(self)
         self.files.close()
-        self._namespace = jobs.close(self._namespace)
+        self._namespace = jobs.Namespace()
         # What they have is no one's any more.
         followers, self._followers = self._followers, set()
         for follower in followers:
@@ -207,6 +210,7 @@ class Wiring:
             self._members[network] = network.enroll(
                 self, self._container, [*aliases, *self._called()], wanted
             )
+            self._left.pop(network, None)
 
     def _called(self) -> list[str]:
         name = self._options.name
@@ -221,9 +225,8 @@ class Wiring:
             for number, (network, member) in enumerate(members):
                 self._wire(ops, network, member, switch=number)
 
-        with ExitStack() as held:
-            switches = [_switch(network, supervisor, held) for network, _ in members]
-            self._namespace = jobs.new_namespace(supervisor, wire, switches)
+        switches = [network.switch(supervisor) for network, _ in members]
+        jobs.new_namespace(supervisor, wire, [one.fd for one in switches], into=self._namespace)
         for network, member in members:
             network.linked(member)
             network.tell()
@@ -255,7 +258,7 @@ class Wiring:
 
         assert self._supervisor is not None
         if self._forwarder is None or self._forwarder.ended:
-            self._forwarder = Forwarder(self._supervisor, namespace=self._namespace)
+            self._forwarder = Forwarder(self._supervisor, namespace=self._namespace.fd)
         own = [one for found in self.addresses.values() for one in found]
         # A server may listen at its address alone, or at the loopback's alone.
         targets = [*own, *_LOOPBACKS][:_MAX_TARGETS]
@@ -267,13 +270,21 @@ class Wiring:
     @property
     def namespace(self) -> int:
         """The descriptor of its network namespace, or -1 where nobody needed it yet."""
-        return self._namespace
+        return self._namespace.fd
+
+    def lend(self, job: Job) -> jobs.Namespace:
+        """Its network namespace, for another container. Raises LaunchError."""
+        if self._namespace.fd >= 0:
+            return self._namespace
+        found = jobs.Namespace()
+        jobs.namespace_of(job, found)
+        return found
 
     def _adopt(self, job: Job) -> None:
         """Its namespace was made with the container, and is needed now."""
-        if self._namespace < 0:
+        if self._namespace.fd < 0:
             self._supervisor = job.supervisor
-            self._namespace = jobs.namespace_of(job)
+            jobs.namespace_of(job, self._namespace)
             self._on_end_of(job)
 
     def join(
@@ -297,24 +308,23 @@ class Wiring:
             if job is not None:
                 self._hostname = hostname
                 self._join_now(network, *wanted, job)
+                self._left.pop(network, None)
             self._wanted[network] = wanted
-            self._left.pop(network, None)
 
     def _join_now(self, network: Network, aliases: Sequence[str], addresses: Sequence[str], job: Job) -> None:
         self._adopt(job)
         member = network.enroll(self, self._container, [*aliases, *self._called()], addresses)
         self._members[network] = member
         try:
-            with ExitStack() as held:
-                switch = _switch(network, job.supervisor, held)
-                first = not self._links
+            switch = network.switch(job.supervisor)
+            first = not self._links
 
-                def wire(ops: Ops) -> None:
-                    if first and not any(name == _FORWARDING_NAME for name, _ in self._options.sysctls):
-                        ops.write(_FORWARDING, b"0")
-                    self._wire(ops, network, member, switch=1)
+            def wire(ops: Ops) -> None:
+                if first and not any(name == _FORWARDING_NAME for name, _ in self._options.sysctls):
+                    ops.write(_FORWARDING, b"0")
+                self._wire(ops, network, member, switch=1)
 
-                jobs.within(job.supervisor, self._namespace, wire, [switch])
+            jobs.within(job.supervisor, self._namespace.fd, wire, [switch.fd])
             network.linked(member)
         except BaseException:
             self._members.pop(network, None)
@@ -359,14 +369,8 @@ class Wiring:
         have been another thread's."""
         publishing.close(self._listeners)
         self._listeners = []
-        self._namespace = jobs.close(self._namespace)
+        self._namespace.close()
         self.files.after_fork()
-
-
-def _switch(network: Network, supervisor: Supervisor, held: ExitStack) -> int:
-    descriptor = network.switch_fd(supervisor)
-    held.callback(os.close, descriptor)
-    return descriptor
 
 
 _all: weakref.WeakSet[Wiring] = weakref.WeakSet()

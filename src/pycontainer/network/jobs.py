@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycontainer import _sys
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
 
 CLONE_NEWNET = 0x40000000
 _STAGE = "handing over a network namespace"
+
+
+class Namespace(_sys.Descriptor):
+    """The descriptor of a network namespace, closed when nobody refers to it any more: whoever uses it
+    meanwhile, or was interrupted."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        # The exception may have come in the midst of `__init__`.
+        with suppress(AttributeError):
+            self.close()
 
 
 def work(
@@ -54,21 +67,30 @@ def within(
 
 
 def new_namespace(
-    supervisor: Supervisor, prepare: Callable[[plan.Ops], None], fds: Sequence[int] = ()
+    supervisor: Supervisor,
+    prepare: Callable[[plan.Ops], None],
+    fds: Sequence[int] = (),
+    *,
+    into: Namespace | None = None,
 ) -> int:
     """The descriptor of a new network namespace with loopback up, in which `prepare` was carried out. It is
-    there as long as somebody holds it. Raises LaunchError."""
+    there as long as somebody holds it: `into`, where that is given, else the caller. Raises LaunchError."""
 
     def make(ops: plan.Ops) -> None:
         ops.network()
         prepare(ops)
         ops.give(len(fds), "/proc/self/ns/net")
 
-    return _given(supervisor, make, fds)
+    return _given(supervisor, make, fds, into=into)
 
 
 def _given(
-    supervisor: Supervisor, prepare: Callable[[plan.Ops], None], fds: Sequence[int], *, target: int = 0
+    supervisor: Supervisor,
+    prepare: Callable[[plan.Ops], None],
+    fds: Sequence[int],
+    *,
+    target: int = 0,
+    into: Namespace | None,
 ) -> int:
     """What `prepare` gives through the descriptor after `fds`."""
     try:
@@ -79,7 +101,7 @@ def _given(
         work(supervisor, prepare, [*fds, theirs.fileno()], target=target)
         theirs.close()
         try:
-            found = _sys.receive_fd(ours.fileno())
+            found = _sys.receive_fd(ours.fileno(), into)
         except OSError as error:
             raise LaunchError(_STAGE, errno=error.errno) from error
     if found is None:
@@ -87,15 +109,15 @@ def _given(
     return found
 
 
-def namespace_of(job: Job) -> int:
-    """The descriptor of the network namespace of a running container's program. Raises LaunchError."""
+def namespace_of(job: Job, into: Namespace) -> None:
+    """Puts `into` it the network namespace of a running container's program. Raises LaunchError."""
     supervisor = job.supervisor
 
     def look(ops: plan.Ops) -> None:
         ops.join(CLONE_NEWNET)
         ops.give(0, "/proc/self/ns/net")
 
-    return _given(supervisor, look, [], target=job.id)
+    _given(supervisor, look, [], target=job.id, into=into)
 
 
 def close(descriptor: int) -> int:

@@ -13,8 +13,7 @@ import ipaddress
 import itertools
 import os
 import socket
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from pycontainer.errors import ContainerError, InvalidOption
 from pycontainer.network.links import Address
@@ -135,43 +134,31 @@ def has_ipv6() -> bool:
 
 
 class Addresses:
-    """The addresses of one subnet; the first is the gateway's. Safe from any thread."""
+    """The addresses of one subnet; the first is the gateway's."""
 
     def __init__(self, subnet: Subnet) -> None:
         self.subnet = subnet
         self.gateway: Address = subnet[1]
-        self._lock = threading.Lock()
-        self._taken: set[int] = {1}
         # IPv4's last one is for broadcasts.
         self._end = min(subnet.num_addresses - (1 if subnet.version == 4 else 0), 1 << 20)
         self._next = 2
 
-    def take(self) -> Address:
+    def find(self, taken: Collection[Address]) -> Address:
         """One that is free, and was not used lately: others may still know who had it. Raises
         ContainerError where none is left."""
-        with self._lock:
-            for number in itertools.chain(range(self._next, self._end), range(2, self._next)):
-                if number not in self._taken:
-                    self._taken.add(number)
-                    self._next = number + 1
-                    return self.subnet[number]
+        for number in itertools.chain(range(self._next, self._end), range(2, self._next)):
+            found: Address = self.subnet[number]
+            if found not in taken:
+                self._next = number + 1
+                return found
         raise ContainerError(f"no free address in {self.subnet}")
 
-    def take_this(self, wanted: Address) -> None:
+    def check(self, wanted: Address, taken: Collection[Address]) -> None:
         """Raises InvalidOption where it is not one for a container, or taken."""
         if wanted not in self.subnet:
             raise InvalidOption(f"ip_address={str(wanted)!r}: is not in the network's {self.subnet}")
-        number = int(wanted) - int(self.subnet.network_address)
-        last = int(self.subnet.broadcast_address) if self.subnet.version == 4 else None
-        if number == 0 or int(wanted) == last:
+        last = self.subnet.broadcast_address if self.subnet.version == 4 else None
+        if wanted in (self.subnet.network_address, last):
             raise InvalidOption(f"ip_address={str(wanted)!r}: is no host's address in {self.subnet}")
-        with self._lock:
-            if number in self._taken:
-                raise InvalidOption(f"ip_address={str(wanted)!r}: is taken in the network's {self.subnet}")
-            self._taken.add(number)
-
-    def give_back(self, addresses: Iterable[Address]) -> None:
-        with self._lock:
-            for address in addresses:
-                if address in self.subnet:
-                    self._taken.discard(int(address) - int(self.subnet.network_address))
+        if wanted == self.gateway or wanted in taken:
+            raise InvalidOption(f"ip_address={str(wanted)!r}: is taken in the network's {self.subnet}")
