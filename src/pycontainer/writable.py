@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pycontainer import _sys, session
@@ -188,7 +189,9 @@ class MemoryLayer:
             below.let_go()
 
     def __del__(self) -> None:
-        self._close()
+        # An exception may have come in the midst of `__init__`.
+        with suppress(AttributeError):
+            self._close()
 
     def _close(self) -> None:
         self._hang_up()
