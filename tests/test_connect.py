@@ -220,3 +220,16 @@ def test_from_many_threads(server: pc.Container) -> None:
     for thread in threads:
         thread.join(30)
     assert answers == [b"four hello"] * 160
+
+
+def test_a_server_at_the_containers_own_address_alone() -> None:
+    with pc.Network.create("own-address", internal=True) as network:
+        serve = "s = socket.create_server((sys.argv[1], 5004)); print('up', flush=True); s.accept()"
+        code = f"import socket, sys; {serve}"
+        with sleeper(network=network) as container:
+            address = container.ip_address
+            assert address is not None
+            with container.popen([*PYTHON, code, address], stdout=pc.PIPE) as server:
+                assert server.stdout is not None
+                assert server.stdout.readline() == b"up\n"
+                container.connect(5004, timeout=5).close()

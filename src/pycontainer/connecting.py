@@ -13,7 +13,7 @@ from pycontainer import _sys
 from pycontainer.units import parse_int, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pycontainer.supervisor.served import Served
 
@@ -21,7 +21,7 @@ Target = int | str | os.PathLike[str]
 
 _LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 _NOT_THERE = {errno.ECONNREFUSED, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENETUNREACH}
-"""With one of these the other loopback address may still answer."""
+"""With one of these another address may still answer."""
 _SLICE_SECONDS = 0.05
 _SHORTEST = 0.001
 _LONGEST = 0.025
@@ -37,16 +37,20 @@ def parse_target(value: Target) -> int | str:
     return parse_int(value, option="port", low=1, high=65535)
 
 
-def connect(served: Callable[[], Served], target: int | str, timeout: float | None) -> socket.socket:
+def connect(
+    served: Callable[[], Served], target: int | str, timeout: float | None, own: Sequence[str] = ()
+) -> socket.socket:
     """A stream socket that is connected to `target`. Raises OSError as connect(2) does, and TimeoutError.
 
-    `served` gives what works inside the container, and raises where that no longer runs.
+    `served` gives what works inside the container, and raises where that no longer runs. `own` are the
+    container's addresses: its servers may listen at one of them alone.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     if isinstance(target, str):
         return _connect_path(served, target, deadline)
     refused: OSError | None = None
-    for family, address in _LOOPBACKS:
+    others = [(socket.AF_INET6 if ":" in one else socket.AF_INET, one) for one in own]
+    for family, address in (*_LOOPBACKS, *others):
         try:
             return _connect_port(served, family, (address, target), deadline)
         except OSError as error:

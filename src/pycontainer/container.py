@@ -520,8 +520,8 @@ class Container:
     # Network.
 
     def connect(self, target: int | str | os.PathLike[str], *, timeout: float | None = None) -> socket.socket:
-        """A socket connected to a TCP port (127.0.0.1, else ::1) or to a Unix socket's path, both as the
-        running container has them; nothing needs to be published.
+        """A socket connected to a TCP port (at 127.0.0.1, else ::1, else its own addresses) or to a Unix
+        socket's path, both as the running container has them; nothing needs to be published.
 
         `timeout` (seconds) limits the connecting; the socket itself is as `socket.socket()` makes it.
         Raises what sockets raise (`ConnectionRefusedError`, `FileNotFoundError`, `TimeoutError`, all of
@@ -530,7 +530,8 @@ class Container:
         from pycontainer import connecting
 
         wanted = connecting.parse_target(target)
-        return connecting.connect(self._serving, wanted, runner.check_timeout(timeout))
+        own = [one for found in self.addresses.values() for one in found]
+        return connecting.connect(self._serving, wanted, runner.check_timeout(timeout), own)
 
     def listen(self, port: int) -> socket.socket:
         """A socket that listens for TCP connections at all addresses of the running container, so that what
