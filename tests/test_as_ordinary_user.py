@@ -43,6 +43,7 @@ FILES = (
     "test_listen.py",
     "test_own_files.py",
     "test_networks.py",
+    "test_networks_host.py",
     "test_adapters.py",
     "test_logs.py",
     "test_attach.py",
