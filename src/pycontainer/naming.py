@@ -33,6 +33,18 @@ def own_files(options: Options, *, hosts_network: bool) -> tuple[str, ...]:
     )
 
 
+def servers(networks: Sequence[Network]) -> list[str]:
+    """The name servers of a container on these networks: their own, each of which knows those who are on its
+    network, and no others.
+
+    Who asks several of them takes the first one's word that there is no such name, or the fastest one's:
+    those of networks that lead nowhere would say so of all names of the outside. The members of the other
+    networks are found all the same, because libraries look into /etc/hosts first.
+    """
+    outward = [network for network in networks if not network.internal]
+    return [server for network in outward or networks for server in network.nameservers]
+
+
 class Files:
     """The contents for one container, and its /etc/hosts while it runs."""
 

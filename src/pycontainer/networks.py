@@ -24,6 +24,7 @@ from pycontainer.errors import (
     CapabilityUnavailable,
     ContainerError,
     InvalidState,
+    LaunchError,
     NameInUse,
     SupervisorError,
 )
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pycontainer.network.impairer import Impairer
     from pycontainer.network.impairment import Impairment
     from pycontainer.network.links import Address
+    from pycontainer.network.resolver import Resolver
     from pycontainer.network.uplink import Uplink
     from pycontainer.supervisor.client import Supervisor
     from pycontainer.supervisor.plan import Ops
@@ -108,6 +110,7 @@ class Network:
         self._switch = jobs.Namespace()
         self._supervisor: Supervisor | None = None
         self._uplink: Uplink | None = None
+        self._resolver: Resolver | None = None
         self._impairer: Impairer | None = None
         self._impairment: Impairment | None = None
         self._names_of_ipv6 = six is not None
@@ -291,8 +294,8 @@ class Network:
 
     @property
     def nameservers(self) -> Sequence[str]:
-        """Who answers questions about names of the outside."""
-        return [] if self._uplink is None else [str(one) for one in self._uplink.nameservers]
+        """Who answers those who are on it about names: of each other, and of the outside."""
+        return [self.gateway]
 
     @property
     def block(self) -> str:
@@ -340,6 +343,7 @@ class Network:
             member = self._members.pop(container, None) or self._parted.pop(container, None)
             if member is None:
                 return
+            self._forget(member)
             try:
                 self._spare(member)
             finally:
@@ -389,6 +393,7 @@ class Network:
                 self._set_up(supervisor)
             elif self._uplink is not None and self._uplink.ended:
                 self._raise_uplink(supervisor)
+                self._answer_names()
             return self._switch
 
     def linked(self, member: Member) -> None:
@@ -397,6 +402,7 @@ class Network:
             member.linked = True
             if self._impairment is not None:
                 self._impair(member)
+            self._introduce(member)
 
     def unlink(self, container: str) -> None:
         """Takes the container's link away."""
@@ -404,6 +410,7 @@ class Network:
             member = self._members.get(container)
             if member is None or not member.linked:
                 return
+            self._forget(member)
             self._spare(member)
             member.linked = False
             assert self._supervisor is not None
@@ -418,14 +425,13 @@ class Network:
         with self._lock:
             members = [*self._members.values()]
             self._block = "".join(
-                names.hosts_lines(
-                    [str(one) for one in member.addresses if one.version == 4 or self._names_of_ipv6],
-                    member.names,
-                )
-                for member in members
+                names.hosts_lines(self._named_addresses(member), member.names) for member in members
             )
             for member in members:
                 member.wiring.rewrite()
+
+    def _named_addresses(self, member: Member) -> builtins.list[str]:
+        return [str(one) for one in member.addresses if one.version == 4 or self._names_of_ipv6]
 
     def _shown(self) -> str:
         return f"network {self.name}"
@@ -451,6 +457,7 @@ class Network:
         self._supervisor = supervisor
         try:
             self._raise_uplink(supervisor)
+            self._answer_names()
         except BaseException:
             self._take_down()
             raise
@@ -469,8 +476,39 @@ class Network:
             avoid=self.subnets,
         )
 
+    def _answer_names(self) -> None:
+        """Has somebody answer questions about names who knows all that are linked. Raises LaunchError."""
+        from pycontainer.network.resolver import Resolver
+
+        assert self._supervisor is not None
+        resolver, self._resolver = self._resolver, None
+        if resolver is not None:
+            resolver.close()
+        gateways = [str(pool.gateway) for pool in self._pools]
+        upstream = [] if self._uplink is None else [str(one) for one in self._uplink.nameservers]
+        self._resolver = Resolver(self._supervisor, self._switch.fd, gateways, upstream)
+        for member in self._members.values():
+            if member.linked:
+                self._resolver.add(member.number, self._named_addresses(member), member.names)
+
+    def _introduce(self, member: Member) -> None:
+        """Its names are answered from now on."""
+        assert self._resolver is not None
+        try:
+            self._resolver.add(member.number, self._named_addresses(member), member.names)
+        except SupervisorError:
+            # Somebody has killed it: another one knows all of them.
+            self._answer_names()
+
+    def _forget(self, member: Member) -> None:
+        if member.linked and self._resolver is not None:
+            # Where nobody answers, or its introduction failed, there is nothing to forget.
+            with suppress(LaunchError):
+                self._resolver.remove(member.number)
+
     def _take_down(self) -> None:
         uplink, self._uplink = self._uplink, None
+        resolver, self._resolver = self._resolver, None
         impairer, self._impairer = self._impairer, None
         for member in self._members.values():
             member.linked, member.impaired = False, None
@@ -478,7 +516,7 @@ class Network:
         # Others may be using it at this moment.
         self._switch = jobs.Namespace()
         self._supervisor = None
-        for one in (uplink, impairer):
+        for one in (resolver, uplink, impairer):
             if one is not None:
                 # The supervisor's death has ended it, too.
                 with suppress(SupervisorError):

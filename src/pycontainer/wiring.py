@@ -120,7 +120,7 @@ class Wiring:
         if self._listeners:
             self._publish(self._listeners)
         own = [one for found in self.addresses.values() for one in found]
-        servers = [one for network in self._known() for one in network.nameservers]
+        servers = naming.servers(self._known())
         follows = self._lasting or bool(self._members) or lender is not None
         descriptors = [self._namespace.fd] if self._namespace.fd >= 0 else []
         if follows:
