@@ -385,8 +385,8 @@ def test_internal_leads_nowhere_else(network: pc.Network) -> None:
     with sleeper(network=network) as container:
         assert routes(container) == []
         assert links(container) == ["eth0", "lo"]
-        assert see(container, "cat /etc/resolv.conf") == ""
-        # Nothing listens at the gateway, and it forwards nothing.
+        assert see(container, "cat /etc/resolv.conf") == f"nameserver {network.gateway}"
+        # Nothing but names is to be had at the gateway, and it forwards nothing.
         assert ask(container, f"tcp,4,{network.gateway}", "tcp,4,192.0.2.1", "tcp,6,2001:db8::1") == [
             "ConnectionRefusedError 111",
             "OSError 101",
