@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -106,6 +107,17 @@ class Descriptor:
         fd, self._cell[0] = self._cell[0], -1
         if fd >= 0:
             os.close(fd)
+
+
+class Held(Descriptor):
+    """One that is closed when nobody refers to it any more: whoever uses it meanwhile, or was interrupted."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        # The exception may have come in the midst of `__init__`.
+        with suppress(AttributeError):
+            self.close()
 
 
 def request(sock: int, message: bytes, fds: Sequence[int], channel: Descriptor | None) -> None:
