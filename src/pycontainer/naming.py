@@ -115,13 +115,14 @@ class Files:
 
     def _take_in(self) -> None:
         if self._ours is not None:
+            found = _sys.Held()
             try:
-                found = _sys.receive_fd(self._ours.fileno())
+                _sys.receive_fd(self._ours.fileno(), found)
             except BlockingIOError:
                 return
             self._ours.close()
             self._ours = None
-            self._hosts = None if found is None else names.HostsFile(found, self._first)
+            self._hosts = None if found.fd < 0 else names.HostsFile(found, self._first)
 
     def close(self) -> None:
         """The container has ended."""

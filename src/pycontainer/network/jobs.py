@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycontainer import _sys
@@ -20,16 +19,10 @@ CLONE_NEWNET = 0x40000000
 _STAGE = "handing over a network namespace"
 
 
-class Namespace(_sys.Descriptor):
-    """The descriptor of a network namespace, closed when nobody refers to it any more: whoever uses it
-    meanwhile, or was interrupted."""
+class Namespace(_sys.Held):
+    """The descriptor of a network namespace."""
 
     __slots__ = ()
-
-    def __del__(self) -> None:
-        # The exception may have come in the midst of `__init__`.
-        with suppress(AttributeError):
-            self.close()
 
 
 def work(

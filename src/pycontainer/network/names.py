@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pycontainer._sys import Descriptor
 
 _LOCAL = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -54,7 +58,7 @@ class HostsFile:
     other, with empty lines at most. What a program in the container has added at the end stays there.
     """
 
-    def __init__(self, descriptor: int, text: str) -> None:
+    def __init__(self, descriptor: Descriptor, text: str) -> None:
         """`text` is what it says; the descriptor is for reading, too, and this object's from here on."""
         self._descriptor = descriptor
         self._written = _encoded(text)
@@ -62,18 +66,19 @@ class HostsFile:
     def write(self, text: str) -> None:
         """Raises OSError: the container's file system may be full."""
         content = _encoded(text)
-        size = os.fstat(self._descriptor).st_size
-        now = os.pread(self._descriptor, len(self._written) + _MAX_ADDED + 1, 0)
+        file = self._descriptor.fd
+        size = os.fstat(file).st_size
+        now = os.pread(file, len(self._written) + _MAX_ADDED + 1, 0)
         added = b""
         if len(now) - len(self._written) <= _MAX_ADDED and now.startswith(self._written):
             added = now[len(self._written) :]
-        os.pwrite(self._descriptor, (content + added).ljust(len(now), b"\n"), 0)
+        os.pwrite(file, (content + added).ljust(len(now), b"\n"), 0)
         if size > len(content) + len(added):
-            os.ftruncate(self._descriptor, len(content) + len(added))
+            os.ftruncate(file, len(content) + len(added))
         self._written = content
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._descriptor.close()
 
 
 _MAX_ADDED = 65536
