@@ -493,7 +493,8 @@ class Network:
 
     def _introduce(self, member: Member) -> None:
         """Its names are answered from now on."""
-        assert self._resolver is not None
+        if self._resolver is None:
+            return  # the network was removed meanwhile
         try:
             self._resolver.add(member.number, self._named_addresses(member), member.names)
         except SupervisorError:
