@@ -124,7 +124,7 @@ def test_on_a_network(base: pc.Image, network: pc.Network) -> None:
         own = [f"{address} me" for address in (four, *six)]
         found = lines(see(one, "cat /etc/hosts"))
         assert found == [*LOCAL, *MULTICAST, *own, f"{four} web own me {one.id[:12]}"]
-        assert see(one, "cat /etc/hostname /etc/resolv.conf") == "me"
+        assert see(one, "cat /etc/hostname /etc/resolv.conf") == f"me\nnameserver {network.gateway}"
 
 
 def test_of_a_shared_network(base: pc.Image, network: pc.Network) -> None:
