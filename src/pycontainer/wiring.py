@@ -47,6 +47,7 @@ class Wiring:
         self._lasting = lasting
         self._lock = threading.RLock()
         self._starts = 0
+        self._job: Job | None = None
         self._wanted: dict[Network, tuple[Sequence[str], Sequence[str]]] = {}
         """Networks that it joins at a start, with its aliases and addresses there."""
         self._left: dict[Network, tuple[Sequence[str], Sequence[str]]] = {}
@@ -134,8 +135,20 @@ class Wiring:
             self._on_end_of(job)
             self.files.rewrite()
 
+    def ended(self, job: Job) -> None:
+        """Returns when what was made for that program is given up: another thread may be at it."""
+        with self._lock:
+            if self._job is job:
+                self._end()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its program was not seen to end."""
+        job = self._job
+        return job is None or (job.final is None and not job.lost)
+
     def _on_end_of(self, job: Job) -> None:
-        start = self._starts
+        start, self._job = self._starts, job
 
         def end() -> None:
             with self._lock:
@@ -163,6 +176,7 @@ class Wiring:
             self._wanted.clear()
 
     def _end(self) -> None:
+        self._job = None
         forwarder, self._forwarder = self._forwarder, None
         publishing.close(self._listeners)
         self._listeners = []
