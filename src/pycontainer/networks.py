@@ -251,9 +251,10 @@ class Network:
         with self._lock:
             if self._removed:
                 return
-            if self._members and not force:
+            running = sum(member.wiring.alive for member in self._members.values())
+            if running and not force:
                 raise InvalidState(
-                    f"remove: {self._shown()} has {len(self._members)} containers on it; "
+                    f"remove: {self._shown()} has {running} containers on it; "
                     "stop them, or remove(force=True)"
                 )
             self._removed = True
