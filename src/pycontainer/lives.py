@@ -40,10 +40,11 @@ def now() -> datetime.datetime:
 class Run:
     """A program that was started as a container's own."""
 
-    def __init__(self, execution: Execution, out: output.Output, *, own_network: bool) -> None:
+    def __init__(self, execution: Execution, out: output.Output, wiring: Wiring) -> None:
         self.execution = execution
         self.output = out
-        self.own_network = own_network
+        self.own_network = not wiring.hosts_network
+        self._wiring = wiring
         self.started_at = now()
         self.log_start = START
         """Where in the container's log its own output begins."""
@@ -90,7 +91,7 @@ class Run:
                 wiring=wiring,
                 job=job,
             )
-            run = cls(begun, output.Output(streams, journal), own_network=not wiring.hosts_network)
+            run = cls(begun, output.Output(streams, journal), wiring)
             if journal is not None:
                 run.log_start = journal.log.end()
             streams.close_child()
@@ -131,7 +132,10 @@ class Run:
 
     def ended(self, deadline: float | None) -> bool:
         """Waits for the end; False when time runs out before. Raises `SupervisorError`."""
-        return self._watch.ended(deadline)
+        ended = self._watch.ended(deadline)
+        if ended:
+            self._wiring.ended(self.job)
+        return ended
 
     @property
     def exit_code(self) -> int | None:
