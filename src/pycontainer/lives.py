@@ -132,10 +132,11 @@ class Run:
 
     def ended(self, deadline: float | None) -> bool:
         """Waits for the end; False when time runs out before. Raises `SupervisorError`."""
-        ended = self._watch.ended(deadline)
-        if ended:
-            self._wiring.ended(self.job)
-        return ended
+        try:
+            return self._watch.ended(deadline)
+        finally:
+            if self.job.final is not None or self.job.lost:
+                self._wiring.ended(self.job)
 
     @property
     def exit_code(self) -> int | None:
