@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from pycontainer.errors import (
     SupervisorError,
 )
 from pycontainer.network import jobs, links, names, subnets
+from pycontainer.network.whole import whole
 from pycontainer.supervisor.plan import IGNORE
 from pycontainer.units import parse_int, refuse
 
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 _BRIDGE, _BRIDGE_INDEX = "br0", 2
 _HOLD, _HOLD_INDEX = "br1", 3
 """A bridge that is never up: what its ports receive reaches nobody but who carries the frames."""
+_IMPAIRING = 1
+"""The group of the links that impairing puts in."""
 _FIRST_PORT_INDEX = 100
 """Three for each port: the container's link, and the pair that impairing puts between it and the bridge."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -75,6 +78,15 @@ class Member:
     @property
     def index(self) -> int:
         return _FIRST_PORT_INDEX + 3 * self.number
+
+    @property
+    def outer(self) -> int:
+        """The pair that impairing puts in: the end at the bridge, and the other one."""
+        return self.index + 1
+
+    @property
+    def inner(self) -> int:
+        return self.index + 2
 
 
 class Network:
@@ -239,15 +251,15 @@ class Network:
             rate=0 if rate is None else rate,
         )
         self._check()
-        with self._lock:
-            self._impairment = None if wanted == Impairment() else wanted
-            self._impair_all()
+        whole(lambda: self._impair_all(None if wanted == Impairment() else wanted))
 
     def remove(self, force: bool = False) -> None:
         """Take it down; twice does no harm. Raises InvalidState while containers run on it, unless with
         `force`, which cuts them off."""
-        if self._owner_pid != os.getpid():
-            return
+        if self._owner_pid == os.getpid():
+            whole(lambda: self._remove(force))
+
+    def _remove(self, force: bool) -> None:
         with self._lock:
             if self._removed:
                 return
@@ -398,11 +410,12 @@ class Network:
             return self._switch
 
     def linked(self, member: Member) -> None:
-        """After `wire` was carried out."""
+        """After `wire` was carried out. Raises InvalidState where it was removed meanwhile."""
         with self._lock:
+            self._check()
             member.linked = True
             if self._impairment is not None:
-                self._impair(member)
+                self._impair([member])
             self._introduce(member)
 
     def unlink(self, container: str) -> None:
@@ -414,12 +427,7 @@ class Network:
             self._forget(member)
             self._spare(member)
             member.linked = False
-            assert self._supervisor is not None
-            jobs.within(
-                self._supervisor,
-                self._switch.fd,
-                lambda ops: ops.netlink(links.remove(member.port), f"a link of network {self.name}"),
-            )
+            self._within(lambda ops: ops.netlink(links.remove(member.port), f"a link of network {self.name}"))
 
     def tell(self) -> None:
         """Everybody's /etc/hosts, after somebody came or went."""
@@ -524,71 +532,92 @@ class Network:
                 with suppress(SupervisorError):
                     one.close()
 
-    def _impair_all(self) -> None:
-        linked = [member for member in self._members.values() if member.linked]
-        if self._impairment is None:
-            for member in linked:
-                self._spare(member, back=True)
-            impairer, self._impairer = self._impairer, None
-            if impairer is not None:
-                impairer.close()
-            return
-        for member in linked:
-            self._impair(member)
-        if self._impairer is not None:
-            self._set_impairment(self._impairer)
+    def _impair_all(self, wanted: Impairment | None) -> None:
+        with self._lock:
+            self._check()
+            self._impairment = wanted
+            linked = [member for member in self._members.values() if member.linked]
+            if wanted is None:
+                self._heal([member for member in linked if member.impaired is not None])
+            else:
+                self._impair([member for member in linked if member.impaired is None])
+                if self._impairer is not None:
+                    self._set_impairment(self._impairer)
+
+    def _heal(self, members: Sequence[Member]) -> None:
+        """Nobody is impaired any more."""
+        impairer, self._impairer = self._impairer, None
+        if impairer is not None:
+            # From here on nothing is carried twice.
+            impairer.close()
+
+        def heal(ops: Ops) -> None:
+            made = [links.set_master(member.index, _BRIDGE_INDEX) for member in members]
+            ops.netlink(b"".join(made) + links.remove_group(_IMPAIRING), f"healing network {self.name}")
+
+        if members:
+            self._within(heal)
+        for member in members:
+            member.impaired = None
 
     def _set_impairment(self, impairer: Impairer) -> None:
         wanted = self._impairment
         assert wanted is not None
         impairer.set(delay=wanted.delay, jitter=wanted.jitter, loss=wanted.loss, rate=wanted.rate)
 
-    def _impair(self, member: Member) -> None:
-        """Puts the impairer between a container's link and the bridge."""
-        if member.impaired is not None:
+    def _impair(self, members: Sequence[Member]) -> None:
+        """Puts the impairer between their links and the bridge."""
+        if not members:
             return
-        assert self._supervisor is not None
-        if self._impairer is None or self._impairer.ended:
+        impairer = self._impairer
+        if impairer is None or impairer.ended:
             from pycontainer.network.impairer import Impairer
 
-            self._impairer = Impairer(self._supervisor, self._switch.fd)
-            self._set_impairment(self._impairer)
-        outer, inner = member.index + 1, member.index + 2
+            assert self._supervisor is not None
+            self._impairer = impairer = Impairer(self._supervisor, self._switch.fd)
+            self._set_impairment(impairer)
+            for member in self._members.values():
+                if member.impaired is not None:
+                    # The one before has died.
+                    member.impaired = impairer.add(member.index, member.inner)
 
         def insert(ops: Ops) -> None:
-            made, _ = links.veth(
-                f"y{member.number}",
-                outer,
-                master=_BRIDGE_INDEX,
-                peer=f"x{member.number}",
-                peer_index=inner,
-                peer_mac=b"",
-                mtu=self.mtu,
-                elsewhere=False,
-            )
-            made += links.set_master(inner, _HOLD_INDEX) + links.up(inner)
-            made += links.set_master(member.index, _HOLD_INDEX)
-            ops.netlink(made, f"impairing network {self.name}")
+            for member in members:
+                ops.netlink(self._inserted(member), f"impairing network {self.name}")
 
-        jobs.within(self._supervisor, self._switch.fd, insert)
-        member.impaired = self._impairer.add(member.index, inner)
+        self._within(insert)
+        for member in members:
+            member.impaired = impairer.add(member.index, member.inner)
 
-    def _spare(self, member: Member, *, back: bool = False) -> None:
-        """Undoes that; with `back` its link becomes a port of the bridge again."""
+    def _inserted(self, member: Member) -> bytes:
+        made, _ = links.veth(
+            f"y{member.number}",
+            member.outer,
+            master=_BRIDGE_INDEX,
+            peer=f"x{member.number}",
+            peer_index=member.inner,
+            peer_mac=b"",
+            mtu=self.mtu,
+            elsewhere=False,
+            group=_IMPAIRING,
+        )
+        made += links.set_master(member.inner, _HOLD_INDEX) + links.up(member.inner)
+        return made + links.set_master(member.index, _HOLD_INDEX)
+
+    def _within(self, prepare: Callable[[Ops], None]) -> None:
+        assert self._supervisor is not None
+        jobs.within(self._supervisor, self._switch.fd, prepare)
+
+    def _spare(self, member: Member) -> None:
+        """It is impaired no more, since its link goes."""
         if member.impaired is None:
             return
         if self._impairer is not None and not self._impairer.ended:
             self._impairer.remove(member.impaired)
         member.impaired = None
-
-        def extract(ops: Ops) -> None:
-            what = f"healing network {self.name}"
-            ops.netlink(links.remove(f"y{member.number}"), what)
-            if back:
-                ops.netlink(links.set_master(member.index, _BRIDGE_INDEX), what)
-
         if self._supervisor is not None and not self._supervisor.closed:
-            jobs.within(self._supervisor, self._switch.fd, extract)
+            what = f"healing network {self.name}"
+            self._within(lambda ops: ops.netlink(links.remove(f"y{member.number}"), what))
 
 
 _making = threading.RLock()

@@ -17,6 +17,7 @@ from pycontainer import naming, network_options, publishing
 from pycontainer.errors import InvalidOption, InvalidState, LaunchError
 from pycontainer.minding import minder
 from pycontainer.network import jobs
+from pycontainer.network.whole import whole
 from pycontainer.runtime import plan
 
 if TYPE_CHECKING:
@@ -312,6 +313,19 @@ class Wiring:
         """Puts it on a network, now where it runs (`job`), else from its next start on."""
         if self.hosts_network or self.lender is not None:
             raise InvalidOption("connect: the container has no network of its own, but another one's")
+        if job is not None:
+            # What may take long, and leaves nothing.
+            network.switch(job.supervisor)
+        whole(lambda: self._join(network, aliases, addresses, job, hostname))
+
+    def _join(
+        self,
+        network: Network,
+        aliases: Sequence[str],
+        addresses: Sequence[str],
+        job: Job | None,
+        hostname: str,
+    ) -> None:
         with self._lock:
             if self._options.network == network.name:
                 self._want_chosen()
@@ -347,6 +361,9 @@ class Wiring:
         network.tell()
 
     def leave(self, network: Network) -> None:
+        whole(lambda: self._leave(network))
+
+    def _leave(self, network: Network) -> None:
         with self._lock:
             if self._options.network == network.name:
                 self._want_chosen()
@@ -357,7 +374,10 @@ class Wiring:
                 self._members.pop(network, None)
                 network.discharge(self._container, keep=True)
                 self.rewrite()
-            self._left[network] = self._wanted.pop(network)
+            wanted = self._wanted.pop(network, None)
+            if wanted is not None:
+                # Else the network was removed meanwhile.
+                self._left[network] = wanted
 
     def forget(self, network: Network) -> None:
         """The network is gone. Its lock is held, so ours must not be asked for."""

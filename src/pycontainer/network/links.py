@@ -22,7 +22,7 @@ _RTMSG = struct.Struct("=BBBBBBBBI")
 
 # <linux/if_link.h>, <linux/if_addr.h>, <linux/rtnetlink.h>
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
-_IFLA_LINKINFO, _IFLA_NET_NS_FD = 18, 28
+_IFLA_LINKINFO, _IFLA_GROUP, _IFLA_NET_NS_FD = 18, 27, 28
 _INFO_KIND, _INFO_DATA = 1, 2
 _VETH_INFO_PEER = 1
 _BR_MCAST_SNOOPING = 23
@@ -51,6 +51,7 @@ def veth(
     peer_mac: bytes,
     mtu: int | None,
     elsewhere: bool = True,
+    group: int = 0,
 ) -> tuple[bytes, int]:
     """A pair of links: one here, up, a port of the bridge `master` where that is given, and its peer, which
     is not up yet, `elsewhere` in the namespace whose descriptor goes to the offset that comes with the
@@ -64,14 +65,19 @@ def veth(
         text(_INFO_KIND, "veth"),
         nested(_INFO_DATA, nested(_VETH_INFO_PEER, *inner)),
     )
-    more = (*([u32(_IFLA_MASTER, master)] if master else []), info)
-    made = _new_link(index, name, mtu=mtu, more=more)
+    more = [u32(kind, value) for kind, value in ((_IFLA_MASTER, master), (_IFLA_GROUP, group)) if value]
+    made = _new_link(index, name, mtu=mtu, more=(*more, info))
     return made, len(made) - _SIZE_OF_DESCRIPTOR if elsewhere else 0
 
 
 def remove(name: str) -> bytes:
     """Takes a link away, and its peer with it. ENODEV where there is none."""
     return message(_DELLINK, _LINK.pack(0, 0, 0, 0, 0), text(_IFLA_IFNAME, name))
+
+
+def remove_group(group: int) -> bytes:
+    """Takes all links of a group away, which takes hardly longer than one. ENODEV where there is none."""
+    return message(_DELLINK, _LINK.pack(0, 0, 0, 0, 0), u32(_IFLA_GROUP, group))
 
 
 def set_master(index: int, master: int) -> bytes:
