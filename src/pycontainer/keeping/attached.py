@@ -421,7 +421,9 @@ class Attached(Container):
             _, fds = self._peer.ask("files", revive=not running, running=running)
         except NoKeeper as gone:
             raise self._peer.not_now("connect", gone.record) from None
-        return Proxied(socket.socket(fileno=fds[0]))
+        # Of this object it knows nothing: that ends with the last reference to it.
+        check = self._peer.check_running if running else self._peer.record
+        return Proxied(socket.socket(fileno=fds[0]), check)
 
     def _connect_to(self, network: Network, aliases: Sequence[str], addresses: Sequence[str]) -> None:
         raise self._keepers_network("connect")

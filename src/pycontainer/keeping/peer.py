@@ -71,6 +71,12 @@ class Peer:
         except NoKeeper as gone:
             raise self.not_now(verb, gone.record) from None
 
+    def check_running(self) -> None:
+        """Raises InvalidState where nobody could be connected with it."""
+        record = self.record()
+        if record.status not in ("running", "paused"):
+            raise self.not_now("connect", record)
+
     def not_now(self, verb: str, record: Record) -> InvalidState:
         """What is raised where nobody keeps it."""
         return InvalidState(f"{verb}: {self.shown()} is {record.status}, not running")

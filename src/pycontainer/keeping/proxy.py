@@ -44,10 +44,12 @@ def relay(connection: socket.socket, served: Callable[[], Served]) -> None:
 class Proxied(Served):
     """In another process: the same as `Served`, through the keeper."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, check: Callable[[], object]) -> None:
+        """`check` is called when nobody answers any more, and may raise why."""
         self._lock = threading.Lock()
         self._serial = 0
         self._socket = connection
+        self._check = check
         forks.remember(self)
 
     @property
@@ -75,4 +77,5 @@ class Proxied(Served):
 
     def _ended(self) -> LaunchError:
         self._socket.close()
+        self._check()
         return SupervisorError("asking for a file of the container", errno=_EPIPE)
