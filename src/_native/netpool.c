@@ -45,16 +45,28 @@ pctr_netpool_make(void)
     return error < 0 ? error : loopback_up();
 }
 
-/* One order, one answer: a message with a descriptor, or an empty-handed one after a failure. */
+static int
+own_namespace(void)
+{
+    return pctr_result(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+}
+
+/* One order, one answer: a message with a descriptor, or an empty-handed one after a failure.  The
+ * worker stays in none of those that it hands out, which are to end with their containers; nor may
+ * an ordinary user's go back to where it came from. */
 static void
 serve(int sock)
 {
     char order;
+    PCTR_AUTO_FD home = unshare(CLONE_NEWNET) == 0 ? own_namespace() : -1;
 
-    while (recv(sock, &order, 1, 0) == 1) {
+    while (home >= 0 && recv(sock, &order, 1, 0) == 1) {
         PCTR_AUTO_FD made = pctr_netpool_make();
         if (made >= 0) {
-            made = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+            made = own_namespace();
+        }
+        if (setns(home, CLONE_NEWNET) < 0) {
+            return;
         }
         if (pctr_send_fds(sock, "n", 1, &made, made >= 0 ? 1 : 0, 0) < 0) {
             return;
