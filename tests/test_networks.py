@@ -817,8 +817,8 @@ def test_coming_going_and_removing_at_once() -> None:
                     with sleeper(network=network) as container:
                         network.disconnect(container)
                         network.connect(container)
-                except (pc.InvalidState, pc.LaunchError):
-                    assert network.removed
+                except (pc.InvalidState, pc.LaunchError) as error:
+                    assert network.removed, error
                     return
         except BaseException as error:
             errors.append(error)

@@ -162,12 +162,13 @@ def test_after_the_supervisors_death_the_network_works_again(tmp_path: Path) -> 
             assert "new" in hosts and "held" not in hosts, hosts
             done = pc.run("host", ["cat", "/etc/hosts"], network=network, capture_output=True, text=True)
             assert new.ip_address in done.stdout
-            held.start()
-            sock = held.listen(7000)
-            ask = "import socket; socket.create_connection(('held', 7000), 10)"
-            new.exec([sys.executable, "-I", "-S", "-c", ask], check=True)
-            sock.close()
-        for one in (held, *old):
+            held.remove()
+            with pc.start("host", ["sleep", "1000"], network=network, name="held") as again:
+                sock = again.listen(7000)
+                ask = "import socket; socket.create_connection(('held', 7000), 10)"
+                new.exec([sys.executable, "-I", "-S", "-c", ask], check=True)
+                sock.close()
+        for one in old:
             one.remove(force=True)
         network.remove()
         # Every address was given back.
