@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 
 FILES = (
     "test_persist.py",
+    "test_persist_network.py",
     "test_run.py",
     "test_exec.py",
     "test_process.py",
