@@ -182,7 +182,7 @@ def test_a_program_that_may_not_be_executed_is_named() -> None:
         ({"env": {"A=B": "x"}}, "env"),
         ({"hostname": "no good"}, "hostname"),
         ({"mounts": ["/tmp"]}, "mounts"),
-        ({"network": "bridge"}, "network"),
+        ({"network": "bridges"}, "network"),
         ({"ulimits": {"colour": 1}}, "colour"),
         ({"cap_add": ["FLY"]}, "FLY"),
         ({"stop_signal": "SIGNOTHING"}, "SIGNOTHING"),
