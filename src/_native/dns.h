@@ -128,13 +128,13 @@ struct pctr_dns_member {
 
 struct pctr_dns_name {
     uint16_t member;
+    uint8_t turns[2]; /* who is told first of those who are called so: of A, and of all else */
     char text[PCTR_DNS_NAME];
 };
 
 struct pctr_dns_names {
     unsigned touched; /* places for members that were ever taken */
     unsigned count;   /* of names */
-    unsigned turn;    /* who is the first to be told */
     struct pctr_dns_member members[PCTR_DNS_MEMBERS];
     uint32_t hashes[PCTR_DNS_NAMES];
     struct pctr_dns_name names[PCTR_DNS_NAMES];
@@ -146,7 +146,7 @@ int pctr_dns_names_add(struct pctr_dns_names *names, uint32_t id,
                        size_t size);
 int pctr_dns_names_remove(struct pctr_dns_names *names, uint32_t id);
 
-/* How many members are called so; fills in their places. */
+/* How many members are called so; fills in the places of their names. */
 unsigned pctr_dns_names_find(const struct pctr_dns_names *names, const char *text,
                              uint16_t found[PCTR_DNS_MEMBERS]);
 /* Who has the address that a name beneath in-addr.arpa or ip6.arpa is for, or NULL. */

@@ -21,19 +21,24 @@ add_addresses(struct pctr_dns_writer *writer, const struct pctr_dns_question *qu
     }
 }
 
-/* Those who are called the same are told in turns, so that what is asked of them is shared out. */
+/* Those who are called the same are told in turns, so that what is asked of them is shared out.  Libraries
+ * ask for both kinds of addresses at once. */
 static bool
 answer_name(struct pctr_dns_names *names, struct pctr_dns_writer *writer,
             const struct pctr_dns_question *question)
 {
     uint16_t found[PCTR_DNS_MEMBERS];
     unsigned count = pctr_dns_names_find(names, question->text, found);
-    unsigned first = count > 1 ? names->turn++ : 0;
 
-    for (unsigned i = 0; i < count; i++) {
-        add_addresses(writer, question, &names->members[found[(first + i) % count]]);
+    if (count == 0) {
+        return false;
     }
-    return count > 0;
+    unsigned first = names->names[found[0]].turns[question->type != PCTR_DNS_A]++;
+    for (unsigned i = 0; i < count; i++) {
+        uint16_t member = names->names[found[(first + i) % count]].member;
+        add_addresses(writer, question, &names->members[member]);
+    }
+    return true;
 }
 
 static bool

@@ -27,7 +27,7 @@ add_name(struct pctr_dns_names *names, uint16_t member, const char *text)
     if (!pctr_dns_is_name(text)) {
         return -EINVAL;
     }
-    name->member = member;
+    *name = (struct pctr_dns_name){.member = member};
     strcpy(name->text, text);
     pctr_dns_lower(name->text);
     uint32_t hash = hash_of(name->text);
@@ -131,7 +131,7 @@ pctr_dns_names_find(const struct pctr_dns_names *names, const char *text,
 
     for (unsigned i = 0; i < names->count; i++) {
         if (names->hashes[i] == hash && strcmp(names->names[i].text, text) == 0) {
-            found[count++] = names->names[i].member;
+            found[count++] = (uint16_t)i;
         }
     }
     return count;
