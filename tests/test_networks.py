@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import pycontainer as pc
+from conftest import need
 from containers import PYTHON, nothing_left, sleeper, until
 from pycontainer.errors import CapabilityUnavailable
-from pycontainer.network import subnets
+from pycontainer.network import subnets, usermode
 
 PORT = 7000
 
@@ -834,3 +835,107 @@ def test_coming_going_and_removing_at_once() -> None:
             thread.join(60)
             assert not thread.is_alive()
     assert errors == []
+
+
+# Published ports, and the outside.
+
+
+def told_at(where: tuple[str, int]) -> str:
+    """What the server there says."""
+    with socket.create_connection(where, 10) as asking:
+        return asking.recv(100).decode()
+
+
+def test_ports_of_a_container_on_a_network(network: pc.Network) -> None:
+    with server(network, "a", ports=[PORT], restart="always") as first, sleeper(network=network) as second:
+        for round in range(3):
+            where = first.ports[PORT]
+            assert told_at(where) == told_at(("::1", where.port)) == "a"
+            assert ask_all(second, {first.ip_address or "": "4"}) == ["a"] * 2
+            assert told_at(first.forward(PORT)) == "a"
+            # Cut off from the others, not from this process.
+            network.disconnect(first)
+            assert told_at(where) == "a"
+            network.connect(first)
+            if round < 2:
+                first.restart(timeout=0)
+        where = first.ports[PORT]
+        first.stop(0)
+        with pytest.raises(ConnectionRefusedError):
+            told_at(where)
+        assert dict(first.ports) == {}
+
+
+def test_a_port_that_is_taken_leaves_nothing_on_the_network(network: pc.Network) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, sleeper(network=network) as first:
+        number = taken.getsockname()[1]
+        before = names_in(first)
+        with pytest.raises(pc.PortInUse, match=rf"{number}.*this process"):
+            server(network, "a", name="a", ports={PORT: number})
+        assert network.containers == [first]
+        assert names_in(first) == before
+
+
+@pytest.fixture
+def outside() -> Iterator[None]:
+    need(next(usermode.installed(), None) is not None, "pasta or slirp4netns")
+    need(usermode.device_problem() is None, "a /dev/net/tun that may be opened")
+    yield
+
+
+def test_two_networks_with_an_outside_cannot_see_each_other(outside: None) -> None:
+    with (
+        pc.Network.create("one") as one,
+        pc.Network.create("two") as two,
+        server(one, "a", name="a") as first,
+        sleeper(network=two) as second,
+        sleeper() as third,
+    ):
+        assert len(routes(second)) >= 1
+        four, six = first.addresses["one"]
+        found = ask(second, f"tcp,4,{four}", f"udp,4,{four}", f"tcp,6,{six}", "tcp,4,a", seconds=0.5)
+        assert "a" not in found
+        # One route out, by the first of two.
+        one.connect(third)
+        two.connect(third)
+        assert ask(third, "tcp,4,a") == ["a"]
+        assert len(routes(third)) == len(routes(second))
+
+
+def test_an_internal_and_an_outer_network(outside: None, network: pc.Network) -> None:
+    with (
+        pc.Network.create("outer") as outer,
+        sleeper(network=network) as container,
+        server(outer, "o", name="o"),
+    ):
+        assert routes(container) == []
+        outer.connect(container)
+        assert len(routes(container)) >= 1
+        assert ask(container, "tcp,4,o") == ["o"]
+        outer.disconnect(container)
+        assert routes(container) == []
+        outer.connect(container)
+        assert len(routes(container)) >= 1
+        outer.remove(force=True)
+        until(lambda: routes(container) == [], "the route is gone")
+        assert links(container) == ["eth0", "lo"]
+
+
+def test_the_default_network_is_made_on_demand(outside: None) -> None:
+    assert "bridge" not in [one.name for one in pc.Network.list()]
+    with server("bridge", "a", name="a") as first, sleeper(network="bridge") as second:
+        network = pc.Network.get("bridge")
+        assert pc.Network.default() is network
+        assert not network.internal
+        assert [*first.addresses] == ["bridge"]
+        assert ask(second, "tcp,4,a") == ["a"]
+        network.disconnect(first)
+        assert first.addresses == {}
+        network.connect(first)
+        with pytest.raises(pc.InvalidState, match="is on network bridge already"):
+            network.connect(first)
+    network.remove()
+    with sleeper(network="bridge") as third:
+        assert pc.Network.default() is not network
+        assert [*third.addresses] == ["bridge"]
+    pc.Network.default().remove()
