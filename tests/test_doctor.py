@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from conftest import need
+from containers import nothing_left
 from pycontainer import host_checks
 from pycontainer.diagnosis import Check, Report, doctor
-from pycontainer.host_checks import HostView, run_checks
+from pycontainer.errors import CapabilityUnavailable, LaunchError
+from pycontainer.host_checks import HostView, NetworkProbe, run_checks
+from pycontainer.network import usermode
+from pycontainer.network.usermode import Finding
 
 STATUS = "Name:\tpython\nCapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff\nNoNewPrivs:\t0\nSeccomp:\t0\n"
 GOOD = {
@@ -28,6 +33,8 @@ GOOD = {
     **{f"proc/sys/user/max_{name}_namespaces": "15000\n" for name in host_checks.NAMESPACES},
     **{f"proc/self/ns/{name}": "" for name in host_checks.NAMESPACES},
 }
+
+PASTA = Finding("pasta", "/usr/bin/pasta", None)
 
 SET_USER_ID = ("/usr/bin/newuidmap", "/usr/bin/su", "/bin/su", "/usr/bin/passwd")
 
@@ -54,7 +61,7 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
             path.unlink(missing_ok=True)
             if text is not None:
                 path.write_text(text)
-        probe = view.pop("probe", None)
+        probe, networks = view.pop("probe", None), view.pop("networks", None)
         settings = {
             "proc": str(tmp_path / "proc"),
             "etc": str(tmp_path / "etc"),
@@ -63,9 +70,12 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
             "release": "6.1.0-18-amd64",
             "machine": "x86_64",
             "find_program": lambda name: program,
+            "helpers": lambda: [PASTA],
+            "need_tap": lambda: None,
+            "version": lambda path: f"{Path(path).name} 1.0",
             **view,
         }
-        found = list(run_checks(HostView(**settings), probe))  # type: ignore[arg-type]
+        found = list(run_checks(HostView(**settings), probe, networks))  # type: ignore[arg-type]
         for check in found:
             assert check.ok == (check.remedy is None) or check.name.startswith("limits"), check
             assert check.detail
@@ -162,7 +172,7 @@ def test_what_an_ordinary_user_needs(look: Look, name: str, changes: Changes, wo
 
 
 def test_the_programs_that_map_identities(look: Look, tmp_path: Path) -> None:
-    assert bad(look(1000, find_program=lambda name: None)) == {"newuidmap", "newgidmap", "pasta"}
+    assert bad(look(1000, find_program=lambda name: None)) == {"newuidmap", "newgidmap"}
     plain = tmp_path / "plain"
     plain.touch()
     checks = look(1000, find_program=lambda name: str(plain))
@@ -215,6 +225,115 @@ def test_a_probe_is_believed(look: Look) -> None:
     checks = look(1000, probe=lambda: "creating user namespace: EPERM")
     assert checks["user namespaces"].detail == "creating user namespace: EPERM"
     assert not checks["user namespaces"].ok
+
+
+def fails(error: Exception) -> Callable[[], None]:
+    def attempt() -> None:
+        raise error
+
+    return attempt
+
+
+def test_networks_are_tried(look: Look) -> None:
+    tried = []
+    probe = NetworkProbe(lambda: tried.append("links"), lambda: tried.append("masquerading"))
+    checks = look(0, networks=probe)
+    assert tried == ["links", "masquerading"]
+    assert bad(checks) == set()
+    for name in tried:
+        assert look(0)[name if name != "links" else "networks"].detail.endswith("not tried")
+    assert checks["networks"].detail == "a bridge and links: tried, it works"
+    assert checks["masquerading"].detail == "nf_tables: tried, it works"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (LaunchError("a bridge", errno=errno.EOPNOTSUPP), "sudo modprobe -a bridge veth"),
+        (LaunchError("a bridge", errno=errno.EPERM), "checks above"),
+        (CapabilityUnavailable("this"), "checks above"),
+    ],
+)
+def test_a_kernel_without_bridges(look: Look, error: Exception, words: str) -> None:
+    checks = look(1000, networks=NetworkProbe(fails(error), lambda: None))
+    assert bad(checks) == {"networks"}
+    assert checks["networks"].detail == str(error)
+    assert words in (checks["networks"].remedy or "")
+    assert not checks["networks"].needed
+
+
+@pytest.mark.parametrize(
+    "code", [errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT], ids=errno.errorcode.__getitem__
+)
+def test_a_kernel_without_nf_tables(look: Look, code: int) -> None:
+    error = LaunchError("rules of nf_tables", errno=code)
+    checks = look(0, networks=NetworkProbe(lambda: None, fails(error)))
+    assert bad(checks) == {"masquerading"}
+    assert "sudo modprobe -a nf_tables nft_masq" in (checks["masquerading"].remedy or "")
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_nothing_carries_networks_to_the_outside(look: Look, uid: int) -> None:
+    missing = [Finding("slirp4netns", None, "not installed"), Finding("pasta", None, "not installed")]
+
+    def need_tap() -> None:
+        raise AssertionError("nobody needs it")
+
+    checks = look(uid, helpers=lambda: missing, need_tap=need_tap)
+    assert bad(checks) == {"outside"}
+    assert checks["outside"].detail == "slirp4netns: not installed; pasta: not installed"
+    assert "sudo apt-get install passt" in (checks["outside"].remedy or "")
+    assert not checks["outside"].needed
+
+
+def test_the_one_that_is_used_is_told(look: Look) -> None:
+    found = [Finding("slirp4netns", "/usr/bin/slirp4netns", "it said no"), PASTA]
+    check = look(0, helpers=lambda: found)["outside"]
+    assert (check.ok, check.detail) == (True, "pasta 1.0 (/usr/bin/pasta)")
+    silent = look(0, helpers=lambda: found, version=lambda path: "")["outside"]
+    assert silent.detail == "pasta (/usr/bin/pasta)"
+
+
+def test_a_tap_device_that_may_not_be_made(look: Look) -> None:
+    problem = "/dev/net/tun may not be opened by this user"
+    found = [Finding("pasta", "/usr/bin/pasta", problem)]
+
+    def need_tap() -> None:
+        raise CapabilityUnavailable(problem, remedy="run: sudo chmod 0666 /dev/net/tun")
+
+    check = look(1000, helpers=lambda: found, need_tap=need_tap)["outside"]
+    assert (check.ok, check.detail) == (False, f"pasta: {problem}")
+    assert check.remedy == "run: sudo chmod 0666 /dev/net/tun"
+
+
+def test_one_that_did_not_work(look: Look) -> None:
+    found = [Finding("slirp4netns", "/usr/bin/slirp4netns", "it said no"), Finding("pasta", None, "absent")]
+    check = look(0, helpers=lambda: found)["outside"]
+    assert (check.ok, check.detail) == (False, "slirp4netns: it said no; pasta: absent")
+    assert "install passt" in (check.remedy or "")
+
+
+def test_what_a_program_says_of_itself(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    for script, said in (
+        ("echo 'program 1.2'; echo more", "program 1.2"),
+        ("echo on standard error >&2; exit 1", "on standard error"),
+        ("printf 'a\\033[1mb\\377c'", "a[1mb\N{REPLACEMENT CHARACTER}c"),
+        ("", ""),
+    ):
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        assert HostView().version(str(program)) == said
+    assert HostView().version(str(tmp_path / "none")) == ""
+
+
+def test_this_hosts_networks_are_tried_without_a_trace() -> None:
+    doctor()
+    with nothing_left():
+        checks = {check.name: check for check in doctor().checks}
+    assert "not tried" not in checks["networks"].detail + checks["masquerading"].detail
+    used = [one for one in usermode.findings() if one.problem is None]
+    assert checks["outside"].ok == bool(used)
 
 
 def test_overlay_as_a_module(look: Look, tmp_path: Path) -> None:

@@ -1,16 +1,24 @@
 """`doctor()`: what this host allows, with a remedy for whatever it does not.
 
 Most checks only look at files of /proc, /etc and the store's file system (`host_checks`); the last
-ones try a user namespace and a container for real, which leave nothing behind.
+ones try a user namespace, a network and a container for real, which leave nothing behind.
 """
 
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
 from pycontainer.errors import PycontainerError
+
+if TYPE_CHECKING:
+    from pycontainer.supervisor.plan import Ops
+
+_INDEX = 100
+"""Of links: a new network namespace has a few of the kernel's own."""
 
 
 @attrs.frozen
@@ -78,11 +86,12 @@ class Report:
 
 
 def doctor() -> Report:
-    """What this host allows: kernel, namespaces, overlay, control groups, identities, seccomp, store;
-    and whether a container of the host image really runs."""
-    from pycontainer.host_checks import HostView, run_checks
+    """What this host allows: kernel, namespaces, overlay, control groups, identities, seccomp, store and
+    networks; and whether a container of the host image really runs."""
+    from pycontainer.host_checks import HostView, NetworkProbe, run_checks
 
-    return Report((*run_checks(HostView(), _try_user_namespace), _try_container()))
+    networks = NetworkProbe(_try_links, _try_masquerading)
+    return Report((*run_checks(HostView(), _try_user_namespace, networks), _try_container()))
 
 
 def _try_user_namespace() -> str | None:
@@ -94,6 +103,50 @@ def _try_user_namespace() -> str | None:
     except PycontainerError as error:
         return str(error)
     return None
+
+
+def _try_links() -> None:
+    """What a network with one container on it consists of."""
+    from pycontainer.network import links
+
+    bridge = links.bridge("br0", _INDEX, mtu=None)
+    pair, _ = links.veth(
+        "v1",
+        _INDEX + 1,
+        master=_INDEX,
+        peer="eth0",
+        peer_index=_INDEX + 2,
+        peer_mac=b"",
+        mtu=None,
+        elsewhere=False,
+    )
+
+    def make(ops: Ops) -> None:
+        ops.netlink(bridge, "a bridge")
+        ops.netlink(pair, "a pair of links (veth)")
+
+    _in_a_namespace(make)
+
+
+def _try_masquerading() -> None:
+    """The rules of a network that reaches the outside."""
+    from pycontainer.network import masquerade
+    from pycontainer.network.netlink import NETFILTER
+
+    rules = masquerade.rules("br0", "up0", subnets=(), nameservers=())
+    _in_a_namespace(lambda ops: ops.netlink(rules, "rules of nf_tables", protocol=NETFILTER))
+
+
+def _in_a_namespace(prepare: Callable[[Ops], None]) -> None:
+    """In a network namespace that ends with the child that makes it. Raises PycontainerError."""
+    from pycontainer import session
+    from pycontainer.network import jobs
+
+    def make(ops: Ops) -> None:
+        ops.network()
+        prepare(ops)
+
+    jobs.work(session.current().supervisor, make)
 
 
 def _try_container() -> Check:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
 from pycontainer.diagnosis import Check
+from pycontainer.errors import CapabilityUnavailable, LaunchError, PycontainerError
 from pycontainer.runtime.isolation import CAPABILITIES, DEFAULT_CAPABILITIES
+
+if TYPE_CHECKING:
+    from pycontainer.network.usermode import Finding
 
 MIN_KERNEL = (5, 11)
 MIN_SPACE = 2**30
@@ -29,6 +36,48 @@ NO_UPPER = frozenset(
 """File systems that cannot hold overlay's writable layer: no xattrs, no whiteouts, or overlay itself."""
 
 _OUTER = "the container or sandbox around this process"
+_ABOVE = "the checks above say what is missing"
+_VERSION_SECONDS = 5.0
+_NO_SUCH_KIND = {errno.EOPNOTSUPP, errno.ENOENT, errno.EPROTONOSUPPORT}
+"""What the kernel answers for a kind of link, a rule or a protocol that it does not have."""
+
+
+def _helpers() -> Sequence[Finding]:
+    from pycontainer.network import usermode
+
+    return usermode.findings()
+
+
+def _need_tap() -> None:
+    from pycontainer.network import usermode
+
+    usermode.need_device()
+
+
+def _version(path: str) -> str:
+    """The first line of what a program says of itself; "" where it says nothing."""
+    try:
+        done = subprocess.run(
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_VERSION_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    return "".join(filter(str.isprintable, lines[0][:100])) if lines else ""
+
+
+@attrs.frozen
+class NetworkProbe:
+    """What is tried for real, in a namespace that is gone afterwards. Each raises PycontainerError."""
+
+    links: Callable[[], None]
+    """A bridge, and a pair of links."""
+    masquerading: Callable[[], None]
 
 
 @attrs.frozen
@@ -42,6 +91,11 @@ class HostView:
     release: str = attrs.field(factory=platform.release)
     machine: str = attrs.field(factory=platform.machine)
     find_program: Callable[[str], str | None] = shutil.which
+    helpers: Callable[[], Sequence[Finding]] = _helpers
+    """The programs that carry a network's traffic to the outside, the better first."""
+    need_tap: Callable[[], None] = _need_tap
+    """Raises CapabilityUnavailable where these can make no tap device."""
+    version: Callable[[str], str] = _version
 
     def read(self, path: str) -> str | None:
         """The text of a small file; None where it is not there or not to be read."""
@@ -64,7 +118,9 @@ class HostView:
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def run_checks(host: HostView, probe: Callable[[], str | None] | None = None) -> Iterator[Check]:
+def run_checks(
+    host: HostView, probe: Callable[[], str | None] | None = None, networks: NetworkProbe | None = None
+) -> Iterator[Check]:
     """All checks, in the order of the table."""
     yield from _kernel(host)
     yield from _namespaces(host)
@@ -76,7 +132,9 @@ def run_checks(host: HostView, probe: Callable[[], str | None] | None = None) ->
     yield _memfd(host)
     yield _keys(host)
     yield from _store(host)
-    yield _network(host)
+    yield _networks(networks)
+    yield _outside(host)
+    yield _masquerading(networks)
 
 
 def _kernel(host: HostView) -> Iterator[Check]:
@@ -331,12 +389,41 @@ def _mount_of(path: str, mountinfo: str) -> tuple[str, set[str]]:
     return found
 
 
-def _network(host: HostView) -> Check:
-    """Programs that carry an ordinary user's containers to the outside."""
-    found = next((path for name in ("pasta", "slirp4netns") if (path := host.find_program(name))), None)
-    if host.uid == 0:
-        return Check("pasta", True, found or "not needed by root", needed=False)
-    remedy = "install the package passt (pasta) for networks that reach the outside"
-    return Check(
-        "pasta", found is not None, found or "not installed", None if found else remedy, needed=False
-    )
+def _networks(probe: NetworkProbe | None) -> Check:
+    """Whether containers can have a network together."""
+    remedy = "run: sudo modprobe -a bridge veth (CONFIG_BRIDGE, CONFIG_VETH)"
+    return _tried("networks", None if probe is None else probe.links, "a bridge and links", remedy)
+
+
+def _masquerading(probe: NetworkProbe | None) -> Check:
+    """Whether a network's containers can share its one way out."""
+    remedy = "run: sudo modprobe -a nf_tables nft_masq nft_ct (CONFIG_NF_TABLES_INET, CONFIG_NFT_MASQ)"
+    return _tried("masquerading", None if probe is None else probe.masquerading, "nf_tables", remedy)
+
+
+def _tried(name: str, attempt: Callable[[], None] | None, what: str, remedy: str) -> Check:
+    if attempt is None:
+        return Check(name, True, f"{what}: not tried", needed=False)
+    try:
+        attempt()
+    except PycontainerError as error:
+        lacks = isinstance(error, LaunchError) and error.errno in _NO_SUCH_KIND
+        return Check(name, False, str(error), remedy if lacks else _ABOVE, needed=False)
+    return Check(name, True, f"{what}: tried, it works", needed=False)
+
+
+def _outside(host: HostView) -> Check:
+    """Whether networks that are not internal reach what this host reaches."""
+    found = host.helpers()
+    used = next((one for one in found if one.problem is None), None)
+    if used is not None and used.path is not None:
+        shown = host.version(used.path) or used.name
+        return Check("outside", True, f"{shown} ({used.path})", needed=False)
+    detail = "; ".join(f"{one.name}: {one.problem}" for one in found)
+    remedy = "run: sudo apt-get install passt (or the like, of pasta or slirp4netns)"
+    if any(one.path is not None for one in found):
+        try:
+            host.need_tap()
+        except CapabilityUnavailable as error:
+            remedy = error.remedy or remedy
+    return Check("outside", False, detail, remedy, needed=False)
