@@ -15,4 +15,7 @@ A keeper ends when its container is removed, or with SIGTERM, which stops the co
 that was killed takes the running program along; its container is stopped then, and the next one who starts it
 (or looks into its files) begins a new keeper. On the host image, what a container wrote is in memory and goes
 with its keeper.
+
+So is its network the keeper's: `network="bridge"` is one of that process's own, published ports are its sockets,
+and both go with it. A `Network` or `Container` of another process cannot be shared.
 """
