@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -312,36 +313,21 @@ def test_names_of_those_that_nobody_waits_for(network: pc.Network) -> None:
         assert network.containers == [first]
 
 
-def test_a_run_finds_who_comes_and_is_found(network: pc.Network) -> None:
-    with server(network, "it is a", name="a") as first:
-        done = pc.run(
-            "host",
-            [*PYTHON, ASK, "10", "tcp,4,a"],
-            network=network,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.stdout == "it is a\n"
-        script = (
-            "until grep -q late /etc/hosts; do sleep .01; done; "
-            "while grep -q late /etc/hosts; do sleep .01; done"
-        )
-        threads = [
-            threading.Thread(
-                target=pc.run, args=("host", ["sh", "-c", script]), kwargs={"network": network, "timeout": 60}
-            )
-            for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
+def test_a_run_finds_who_comes_and_is_found(network: pc.Network, tmp_path: Path) -> None:
+    script = (
+        "until grep -q late /etc/hosts; do sleep .01; done; : > /seen/$(uname -n); "
+        "while grep -q late /etc/hosts; do sleep .01; done"
+    )
+    options = {"network": network, "mounts": [pc.bind(tmp_path, "/seen")], "timeout": 60}
+    with server(network, "it is a", name="a") as first, ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(pc.run, "host", ["sh", "-c", script], **options) for _ in range(4)]
         # At whatever point of their starts.
         with sleeper(network=network, name="late"):
-            until(lambda: len(names_in(first)) == 5 + 2 + 4 + 2, "everybody is there")
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive()
-        assert names_in(first).keys() == {*names_in(first)} - {"late"}
+            until(lambda: len([*tmp_path.iterdir()]) == 4, "everybody has seen it")
+            assert {entry.name for entry in tmp_path.iterdir()} < names_in(first).keys()
+        for run in runs:
+            assert run.result().returncode == 0
+        until(lambda: len(names_in(first)) == 5 + 2, "nobody is there any more")
 
 
 def test_an_alias_of_two(network: pc.Network) -> None:
