@@ -16,6 +16,6 @@ that was killed takes the running program along; its container is stopped then, 
 (or looks into its files) begins a new keeper. On the host image, what a container wrote is in memory and goes
 with its keeper.
 
-So is its network the keeper's: `network="bridge"` is one of that process's own, published ports are its sockets,
-and both go with it. A `Network` or `Container` of another process cannot be shared.
+Its network is the keeper's, too: `network="bridge"` is one of that process's own, published ports are its
+sockets, and both go with it. A `Network` or `Container` of another process cannot be shared.
 """
