@@ -51,6 +51,9 @@ FILES = (
     "test_stats.py",
     "test_events.py",
     "test_forwarder.py",
+    "test_resolver.py",
+    "test_resolver_upstream.py",
+    "test_resolver_containers.py",
 )
 
 
