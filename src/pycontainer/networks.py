@@ -407,6 +407,8 @@ class Network:
             elif self._uplink is not None and self._uplink.ended:
                 self._raise_uplink(supervisor)
                 self._answer_names()
+            elif self._resolver is None or self._resolver.ended:
+                self._answer_names()
             return self._switch
 
     def linked(self, member: Member) -> None:
