@@ -11,7 +11,7 @@ import pytest
 
 import pycontainer as pc
 from conftest import need
-from containers import PYTHON, sleeper, until
+from containers import PYTHON, sleeper
 from pycontainer.network import uplink, usermode
 from resolvers import SECONDS
 
@@ -119,6 +119,7 @@ SERVER = """
 import socket
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.bind(("", 53))
+print("ready", flush=True)
 while True:
     asked, peer = server.recvfrom(1000)
     end = asked.index(b"\\0", 12) + 5
@@ -138,14 +139,16 @@ def test_a_network_that_leads_out(inner: pc.Network, monkeypatch: pytest.MonkeyP
     need(usermode.device_problem() is None, "a /dev/net/tun that may be opened")
     with (
         pc.Network.create("outward", subnet="10.78.0.0/24") as network,
-        pc.start("host", [*PYTHON, SERVER], network=network, ip_address=str(server)) as outside,
+        pc.start(
+            "host", [*PYTHON, SERVER], network=network, ip_address=str(server), wait=pc.wait.log("ready")
+        ) as outside,
         pc.create("host", ["sleep", "1000"], network=inner, name="both") as both,
     ):
         network.connect(both)
         both.start()
         # The other one would say that there is nothing outside.
         assert see(both, ["cat", "/etc/resolv.conf"]) == f"nameserver {network.gateway}\n"
-        until(lambda: looked_up(both, "example.com") == ["192.0.2.7"], "it listens")
+        assert looked_up(both, "example.com") == ["192.0.2.7"]
         assert see(both, ["getent", "hosts", "example.com"]).split()[0] == "192.0.2.7"
         assert looked_up(both, "both") == [both.addresses["outward"][0]]
         assert see(both, ["getent", "hosts", "both"]).split()[0] in both.addresses["inner"]
