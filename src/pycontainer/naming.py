@@ -134,9 +134,7 @@ class Files:
         self._close()
 
     def _close(self) -> None:
-        hosts, self._hosts = self._hosts, None
-        ours, self._ours = self._ours, None
-        theirs, self._theirs = self._theirs, None
-        for one in (hosts, ours, theirs):
+        for one in (self._hosts, self._ours, self._theirs):
             if one is not None:
                 one.close()
+        self._hosts = self._ours = self._theirs = None

@@ -178,17 +178,17 @@ class Wiring:
 
     def _end(self) -> None:
         self._job = None
-        forwarder, self._forwarder = self._forwarder, None
         publishing.close(self._listeners)
         self._listeners = []
         # Where the supervisor has died there is nothing to take down.
         with ExitStack() as rest, suppress(LaunchError):
             rest.callback(self._give_up)
-            if forwarder is not None:
-                forwarder.close()
+            if self._forwarder is not None:
+                self._forwarder.close()
 
     def _give_up(self) -> None:
         # Who was interrupted may have enrolled it, and not known it.
+        self._forwarder = None
         members = {*self._members, *self._wanted} - self._left.keys()
         self._members = {}
         self._links.clear()
@@ -205,8 +205,8 @@ class Wiring:
         self.files.close()
         self._namespace = jobs.Namespace()
         # What they have is no one's any more.
-        followers, self._followers = self._followers, set()
-        for follower in followers:
+        for follower in [*self._followers]:
+            self._followers.discard(follower)
             follower.rewrite()
 
     def _want_chosen(self) -> Network | None:

@@ -20,11 +20,11 @@ def whole(call: Callable[[], _Result]) -> _Result:
     step = _Step(call)
     try:
         step.begin()
-        step.over.acquire()
+        step.over.wait()
     except BaseException:
         # Nobody begins it any more, or else it comes to its end.
         if not step.claim.acquire(blocking=False):
-            step.over.acquire()
+            step.over.wait()
         raise
     if step.error is not None:
         raise step.error
@@ -36,8 +36,7 @@ class _Step:
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.claim = threading.Lock()
-        self.over = threading.Lock()
-        self.over.acquire()
+        self.over = threading.Event()
         self.result: Any = None
         self.error: BaseException | None = None
         self._call = call
@@ -58,4 +57,4 @@ class _Step:
         except BaseException as error:
             self.error = error
         finally:
-            self.over.release()
+            self.over.set()

@@ -109,7 +109,7 @@ class Job:
 
     def on_end(self, call: Callable[[], None]) -> None:
         """Has `call` called once, by whoever takes the final record in or finds the supervisor dead;
-        at once where that was before."""
+        at once where that was before. A signal's handler that raises in the midst has it called again."""
         with self._lock:
             if self.final is None and not self.lost:
                 self._ended.append(call)
@@ -127,8 +127,7 @@ class Job:
             if self._ended and (self.final is not None or self.lost):
                 with self._lock:
                     calls, self._ended = self._ended, []
-                for call in calls:
-                    call()
+                _call_all(calls)
 
     def _take(self) -> Record | None:
         with self._lock:
@@ -178,6 +177,21 @@ class Job:
         self.lost = True
         self.supervisor.died()
         return SupervisorError("waiting for the supervisor, which died", errno=errno.ECONNRESET)
+
+
+def _call_all(calls: list[Callable[[], None]]) -> None:
+    """Each of them; again, and the rest, where a signal's handler raised in the midst."""
+    try:
+        _call_each(calls)
+    except BaseException:
+        _call_each(calls)
+        raise
+
+
+def _call_each(calls: list[Callable[[], None]]) -> None:
+    while calls:
+        calls[0]()
+        del calls[0]
 
 
 class Supervisor:
