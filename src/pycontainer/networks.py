@@ -394,6 +394,8 @@ class Network:
         if routes:
             own += [links.default_route(index, gateway) for gateway in self.gateways]
         ops.netlink(b"".join(own), what)
+        # Else the very first answer to the container may be lost, and comes a second later.
+        ops.netlink(links.settle(member.index), what, namespace=switch)
 
     def switch(self, supervisor: Supervisor) -> jobs.Namespace:
         """Its namespace, for this supervisor's children. Raises LaunchError, and InvalidState where it was

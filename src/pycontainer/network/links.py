@@ -13,7 +13,7 @@ from pycontainer.network.netlink import CREATE, EXCL, attribute, message, nested
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
 
-_NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE = 16, 17, 20, 24
+_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE = 16, 17, 18, 20, 24
 _AF_INET, _AF_INET6 = 2, 10
 _IFF_UP = 1
 _LINK = struct.Struct("=BxHiII")
@@ -83,6 +83,12 @@ def remove_group(group: int) -> bytes:
 def set_master(index: int, master: int) -> bytes:
     """Makes a link a port of a bridge; of none, with 0."""
     return message(_NEWLINK, _LINK.pack(0, 0, index, 0, 0), u32(_IFLA_MASTER, master))
+
+
+def settle(index: int) -> bytes:
+    """Asks about a link, for the sake of the question: before the kernel (6.8) answers, it does what it else
+    does some time after a veth's other end has come up. Until then it drops what the link is to send."""
+    return message(_GETLINK, _LINK.pack(0, 0, index, 0, 0))
 
 
 def up(index: int) -> bytes:
