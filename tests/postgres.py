@@ -1,4 +1,5 @@
-"""PostgreSQL from Debian as an image of the tests, and as much of its protocol as a query takes."""
+"""PostgreSQL from Debian (and a small web server) as an image of the tests, and as much of its protocol as a
+query takes."""
 
 from __future__ import annotations
 
@@ -56,11 +57,11 @@ class Unavailable(Exception):
 
 
 def root() -> Path:
-    """A Debian root with PostgreSQL, as a tar archive; made once per machine and kept in the user's cache
-    (about 200 MB). Raises Unavailable."""
+    """A Debian root with PostgreSQL and lighttpd, as a tar archive; made once per machine and kept in the
+    user's cache (about 200 MB). Raises Unavailable."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pycontainer-tests"
     cache.mkdir(parents=True, exist_ok=True)
-    made = cache / f"postgresql-{SUITE}-1.tar"
+    made = cache / f"postgresql-lighttpd-{SUITE}-1.tar"
     with open(cache / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
@@ -73,7 +74,12 @@ def _make(target: Path) -> None:
     if program is None:
         raise Unavailable("mmdebstrap is not installed")
     partial = target.with_suffix(".new.tar")
-    options = ["--quiet", "--variant=essential", "--include=postgresql", f"--essential-hook={_NO_CLUSTER}"]
+    options = [
+        "--quiet",
+        "--variant=essential",
+        "--include=postgresql,lighttpd",
+        f"--essential-hook={_NO_CLUSTER}",
+    ]
     options += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     done = subprocess.run(
         [program, *options, SUITE, str(partial), MIRROR],
