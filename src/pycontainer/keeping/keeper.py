@@ -406,6 +406,7 @@ class Keeper:
 
     def _remove(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
         self.container.remove(force=request["force"])
+        self.container.record_no_more()
         hidden = self._persistent.hide(self._id, self.container.name)
         discard(hidden, files.remove_tree)
         self._ring()

@@ -107,6 +107,7 @@ class Kept(Container):
         self._told = told
         self._writing = threading.Lock()
         self._written: Record | None = None
+        self._recording = True
         image = to_image(store, base.image)
         root = image.rootfs()
         if isinstance(root, HostRoot):
@@ -154,12 +155,17 @@ class Kept(Container):
         looks after its directory itself."""
         with self._writing:
             now = self.record()
-            if now != self._written:
+            if self._recording and now != self._written:
                 # Where the disk is full, the next change is written.
                 with suppress(StoreError):
                     now.write(self._path)
                     self._written = now
         self._told()
+
+    def record_no_more(self) -> None:
+        """From here on nothing is written into its directory, which is to be removed."""
+        with self._writing:
+            self._recording = False
 
     def has_ended(self) -> bool:
         """Whether its program was started and has ended, and no restart policy wants it again."""
