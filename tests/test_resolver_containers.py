@@ -157,8 +157,8 @@ def test_a_network_that_leads_out(inner: pc.Network, monkeypatch: pytest.MonkeyP
 
 def test_one_that_was_killed_is_replaced(inner: pc.Network) -> None:
     with sleeper(network=inner, name="db") as db:
-        assert inner._resolver is not None
-        job = inner._resolver._job
+        assert inner._switch._resolver is not None
+        job = inner._switch._resolver._job
         job.end()
         assert job.wait(SECONDS) is not None
         with sleeper(network=inner, name="web") as web:
