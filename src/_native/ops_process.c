@@ -30,13 +30,15 @@ is_anonymous_pipe(int fd)
 
 /* n2: the user who shall own the stream, plus one; 0 leaves it.  A program that is not root could
  * not open /dev/stdout again otherwise.  Only a pipe changes hands: a stream may as well be the
- * host's /dev/null or a file of the caller's. */
+ * host's /dev/null or a file of the caller's.  One that the caller was given by another user (root's
+ * in `sudo -u`, say) stays that one's: EPERM. */
 int
 pctr_op_fd(struct pctr_context *context, const struct pctr_op *op)
 {
     int fd = context->fds[op->arg];
 
-    if (op->n2 != 0 && is_anonymous_pipe(fd) && fchown(fd, (uid_t)(op->n2 - 1), (gid_t)-1) < 0) {
+    if (op->n2 != 0 && is_anonymous_pipe(fd) && fchown(fd, (uid_t)(op->n2 - 1), (gid_t)-1) < 0
+        && errno != EPERM) {
         return -errno;
     }
     return pctr_result(dup2(fd, (int)op->n1));
