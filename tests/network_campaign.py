@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import importlib
 import json
 import linecache
 import os
+import pkgutil
 import random
 import resource
 import signal
@@ -30,22 +32,15 @@ from typing import Any
 import host_process
 import pycontainer as pc
 from pycontainer import naming, networks, publishing, session, wiring
-from pycontainer.network import (
-    forwarder,
-    impairer,
-    jobs,
-    links,
-    names,
-    resolver,
-    subnets,
-    uplink,
-    usermode,
-    whole,
-)
+from pycontainer import network as network_parts
 from pycontainer.supervisor import client
 
-_PARTS = [client, forwarder, impairer, jobs, links, names, naming, networks, publishing, resolver, subnets]
-TRACED = {module.__file__ for module in [*_PARTS, uplink, usermode, whole, wiring]}
+# All that is imported when it is needed, too: an import is no step of the verbs'.
+_OF_NETWORKS = [
+    importlib.import_module(f"{network_parts.__name__}.{part.name}")
+    for part in pkgutil.iter_modules(network_parts.__path__)
+]
+TRACED = {part.__file__ for part in [*_OF_NETWORKS, client, naming, networks, publishing, wiring]}
 SLEEP = ["sleep", "1000"]
 STORE = Path(os.environ.get("PYCONTAINER_STORE", "/nonexistent"))
 Subject = Any
