@@ -177,8 +177,7 @@ def holder(host: str, number: int, protocol: Protocol) -> str:
                 if os.readlink(f"{directory}/{fd}") in wanted:
                     with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
                         name = comm.read().strip()
-                    own = " (this process)" if int(pid) == os.getpid() else ""
-                    return f" by {name}, process {pid}{own}"
+                    return f" by {name}, process {pid}"
     return ""
 
 

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from pycontainer.supervisor.client import Supervisor
     from pycontainer.supervisor.plan import Ops
 
-_BRIDGE, _BRIDGE_INDEX = "br0", 2
-_HOLD, _HOLD_INDEX = "br1", 3
+_BRIDGE, _BRIDGE_INDEX = "br0", 90
+_HOLD, _HOLD_INDEX = "br1", 91
 """A bridge that is never up: what its ports receive reaches nobody but who carries the frames."""
 _IMPAIRING = 1
 """The group of the links that impairing puts in."""
 _FIRST_PORT_INDEX = 100
-"""Three for each port: the container's link, and the pair that impairing puts between it and the bridge."""
+"""A new namespace has a few links of the kernel's own. Three for each port: the container's link, and the pair that impairing puts between it and the bridge."""
 _numbers = itertools.count(1)
 
 
