@@ -6,6 +6,7 @@ import errno
 import fcntl
 import ipaddress
 import re
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ while True:
 """Says its name to everybody who asks."""
 
 ASK = """
+import os
 import socket, sys
 for question in sys.argv[2:]:
     kind, family, host = question.split(",")
@@ -856,7 +858,7 @@ def test_a_port_that_is_taken_leaves_nothing_on_the_network(network: pc.Network)
     with socket.create_server(("127.0.0.1", 0)) as taken, sleeper(network=network) as first:
         number = taken.getsockname()[1]
         before = names_in(first)
-        with pytest.raises(pc.PortInUse, match=rf"{number}.*this process"):
+        with pytest.raises(pc.PortInUse, match=rf"{number}.*process {os.getpid()}"):
             server(network, "a", name="a", ports={PORT: number})
         assert network.containers == [first]
         assert names_in(first) == before

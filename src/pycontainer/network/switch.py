@@ -31,7 +31,8 @@ _HOLD, _HOLD_INDEX = "br1", 91
 _IMPAIRING = 1
 """The group of the links that impairing puts in."""
 _FIRST_PORT_INDEX = 100
-"""A new namespace has a few links of the kernel's own. Three for each port: the container's link, and the pair that impairing puts between it and the bridge."""
+"""Three for each port: the container's link, and the pair that impairing puts between it and the bridge. A
+new namespace may have a few links of the kernel's own, with the first indexes."""
 _numbers = itertools.count(1)
 
 
