@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import ipaddress
-import re
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
