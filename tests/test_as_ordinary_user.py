@@ -44,6 +44,7 @@ FILES = (
     "test_listen.py",
     "test_own_files.py",
     "test_networks.py",
+    "test_network_proof.py",
     "test_networks_host.py",
     "test_adapters.py",
     "test_logs.py",

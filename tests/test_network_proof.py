@@ -250,14 +250,10 @@ def mac_of(container: pc.Container) -> str:
 def test_nobody_gets_from_one_network_into_another() -> None:
     """With every right over one's own links, by addresses, names, forged routes, neighbours and frames."""
     need(shutil.which("ip") is not None, "ip")
-    subnets = [("10.81.0.0/24", "fd81::/64"), ("10.82.0.0/24", "fd82::/64")]
-    one, other = (
-        pc.Network.create(f"n{number}", subnet=pair, internal=True) for number, pair in enumerate(subnets)
-    )
     with (
-        nothing_left(ignore=("descriptors",)),
-        one,
-        other,
+        nothing_left(),
+        pc.Network.create("n0", subnet=["10.81.0.0/24", "fd81::/64"], internal=True) as one,
+        pc.Network.create("n1", subnet=["10.82.0.0/24", "fd82::/64"], internal=True) as other,
         server(one, name="friend") as friend,
         server(other, name="target", aliases=["db"]) as target,
         pc.start("host", ["sleep", "1000"], network=one, cap_add=["NET_ADMIN", "NET_RAW"]) as attacker,
@@ -520,7 +516,7 @@ def agree(nodes: Sequence[pc.Container], leader: str | None, alive: Sequence[str
 
 
 def test_a_cluster_that_is_partitioned_slowed_and_healed() -> None:
-    with contextlib.ExitStack() as held, nothing_left(ignore=("descriptors",)):
+    with contextlib.ExitStack() as held, nothing_left():
         stack = contextlib.ExitStack()
         network = stack.enter_context(pc.Network.create("cluster", internal=True))
         side = stack.enter_context(pc.Network.create("side", internal=True))
