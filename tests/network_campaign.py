@@ -250,6 +250,7 @@ def bereft(step: str, point: int) -> None:
         say("typed", type(error).__name__)
     if struck:
         took = time.monotonic() - struck[-1]
+        say("took", int(took * 1e6))
         assert took < 2, took
     host_process.eventually(lambda: host_process.started(supervisor) is None or not struck, 2, "its end")
     if point < 0:
