@@ -136,7 +136,7 @@ def test_killed_at_any_moment(campaign: Campaign, step: str) -> None:
         killed += status in KILLED
         slowest = max(slowest, int(said["gone"][0]))
     campaign.ask("again", step, 0)
-    assert killed >= len(tries) // 2
+    assert killed >= len(tries) // 4
     # For docs/reliability.md; shown by pytest -rP.
     print(f"{step}: {killed} of {len(tries)} killed, all gone after at most {slowest / 1000:.0f} ms")
 
