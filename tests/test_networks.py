@@ -325,7 +325,7 @@ def test_a_run_finds_who_comes_and_is_found(network: pc.Network, tmp_path: Path)
         runs = [pool.submit(pc.run, "host", ["sh", "-c", script], **options) for _ in range(4)]
         # At whatever point of their starts.
         with sleeper(network=network, name="late"):
-            until(lambda: len([*tmp_path.iterdir()]) == 4, "everybody has seen it")
+            until(lambda: len([*tmp_path.iterdir()]) == 4, "everybody has seen it", seconds=30)
             assert {entry.name for entry in tmp_path.iterdir()} < names_in(first).keys()
         for run in runs:
             assert run.result().returncode == 0

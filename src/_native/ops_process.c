@@ -37,8 +37,8 @@ pctr_op_fd(struct pctr_context *context, const struct pctr_op *op)
 {
     int fd = context->fds[op->arg];
 
-    if (op->n2 != 0 && is_anonymous_pipe(fd) && fchown(fd, (uid_t)(op->n2 - 1), (gid_t)-1) < 0
-        && errno != EPERM) {
+    if (op->n2 != 0 && is_anonymous_pipe(fd) && fchown(fd, (uid_t)(op->n2 - 1), (gid_t)-1) < 0 &&
+        errno != EPERM) {
         return -errno;
     }
     return pctr_result(dup2(fd, (int)op->n1));

@@ -140,7 +140,7 @@ class Addresses:
         self.subnet = subnet
         self.gateway: Address = subnet[1]
         # IPv4's last one is for broadcasts.
-        self._end = min(subnet.num_addresses - (1 if subnet.version == 4 else 0), 1 << 20)
+        self._end = min(subnet.num_addresses - (1 if subnet.version == 4 else 0), 1 << 16)
         self._next = 2
 
     def find(self, taken: Collection[Address]) -> Address:
