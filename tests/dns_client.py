@@ -103,8 +103,16 @@ def framed(message: bytes) -> bytes:
 
 def receive_framed(sock: socket.socket) -> bytes:
     """The next message of a connection; b"" at its end."""
-    head = sock.recv(2, socket.MSG_WAITALL)
-    return sock.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL) if head else b""
+    head = _receive(sock, 2)
+    return _receive(sock, int.from_bytes(head, "big")) if head else b""
+
+
+def _receive(sock: socket.socket, size: int) -> bytes:
+    """So many bytes, or fewer at the end. With a timeout MSG_WAITALL does not wait for all."""
+    found = b""
+    while len(found) < size and (piece := sock.recv(size - len(found))):
+        found += piece
+    return found
 
 
 def ask(asking: Any, to: str, asked: bytes, *, tcp: bool = False) -> Answer:

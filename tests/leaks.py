@@ -54,7 +54,11 @@ def difference(before: Held, after: Held, ignore: tuple[str, ...] = ()) -> list[
     for kind in before:
         if kind in ignore:
             continue
-        for sign, changed in (("+", after[kind] - before[kind]), ("-", before[kind] - after[kind])):
+        gone = before[kind] - after[kind]
+        if kind == "processes":
+            # What somebody else had left has ended meanwhile.
+            gone = Counter({thing: count for thing, count in gone.items() if not thing.startswith("orphan ")})
+        for sign, changed in (("+", after[kind] - before[kind]), ("-", gone)):
             lines += [
                 f"  {sign} {kind}: {thing}" + (f"  x{n}" if n > 1 else "") for thing, n in changed.items()
             ]
