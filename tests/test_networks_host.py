@@ -282,11 +282,11 @@ def held():
 
 def lost(before):
     found = held() - before
-    return found - collections.Counter({"socket:[*]": 3, "anon_inode:[eventfd]": 1})
+    return found - collections.Counter({"socket:[*]": 3, "anon_inode:[eventfd]": 1, "/dev/null": 1})
 
 """
-"""Its descriptors, but for what Python itself loses now and then: os.pipe() and os.eventfd() interrupted at
-their return, and socket.socketpair() on its way from one kind of object to the other."""
+"""Its descriptors, but for what Python itself loses now and then: os.open(), os.pipe() and os.eventfd()
+interrupted at their return, and socket.socketpair() on its way from one kind of object to the other."""
 
 
 def test_interrupted_starts_leave_nothing(tmp_path: Path) -> None:
