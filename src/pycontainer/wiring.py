@@ -90,6 +90,11 @@ class Wiring:
         members = [*self._members.items()]
         return {network.name: tuple(map(str, member.addresses)) for network, member in members}
 
+    @property
+    def own_addresses(self) -> list[str]:
+        """The same, those of its first network first."""
+        return [one for found in self.addresses.values() for one in found]
+
     # From a start to its end.
 
     def begin(self, supervisor: Supervisor, hostname: str) -> plan.Network:
@@ -121,13 +126,12 @@ class Wiring:
                 self._make_namespace(supervisor)
         if self._listeners:
             self._publish(self._listeners)
-        own = [one for found in self.addresses.values() for one in found]
         servers = naming.servers(self._known())
         follows = self._lasting or bool(self._members) or lender is not None
         descriptors = [self._namespace.fd] if self._namespace.fd >= 0 else []
         if follows:
             descriptors.append(self.files.expect())
-        contents = self.files.contents(self._hostname, own, servers)
+        contents = self.files.contents(self._hostname, self.own_addresses, servers)
         return plan.Network(contents, tuple(descriptors), gives=follows)
 
     def started(self, job: Job) -> None:
@@ -274,9 +278,8 @@ class Wiring:
         assert self._supervisor is not None
         if self._forwarder is None or self._forwarder.ended:
             self._forwarder = Forwarder(self._supervisor, namespace=self._namespace.fd)
-        own = [one for found in self.addresses.values() for one in found]
         # A server may listen at its address alone, or at the loopback's alone.
-        targets = [*own, *_LOOPBACKS][:_MAX_TARGETS]
+        targets = [*self.own_addresses, *_LOOPBACKS][:_MAX_TARGETS]
         for one, port in listeners:
             self._forwarder.add(one, port.number, targets, protocol=port.protocol)
 

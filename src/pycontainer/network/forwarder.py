@@ -34,7 +34,8 @@ if (HEAD.size + _FIELDS.size + _MAX_ADDRESSES * addressing.SIZE, REPLY.size) != 
 
 class Forwarder(Conversation):
     """One child of the supervisor that forwards to ports of one network namespace; ends with `close`, or
-    with this process. Safe from any thread.
+    with this process. Safe from any thread. What has arrived by then is delivered as far as the other side
+    takes it at once; connections that are not over are reset.
 
     `add` and `remove` raise the `OSError` that the kernel gave, `LaunchError` where the namespace could
     not be joined, and `SupervisorError` where the supervisor is gone.
@@ -98,11 +99,6 @@ class Forwarder(Conversation):
         number that it did not give, or that is removed already."""
         with self._lock:
             self._ask("REMOVE", (number, 0, 0, 0), addressing.packed((), _MAX_ADDRESSES), [])
-
-    def close(self) -> None:
-        """Ends the child; waits until it is gone. What has arrived is delivered as far as the other side
-        takes it at once; connections that are not over then are reset."""
-        super().close()
 
     def _ask(self, verb: str, fields: tuple[int, ...], addresses: bytes, fds: Sequence[int]) -> None:
         self._say(_VERB[verb], _FIELDS.pack(*fields) + addresses, fds)

@@ -89,10 +89,6 @@ class Impairer(Conversation):
         """Carries nothing more for that port; what waits there is lost. ENOENT: there is none."""
         self._ask("REMOVE", id=id)
 
-    def close(self) -> None:
-        """Ends the child, and waits until it is gone. From then on nothing is carried."""
-        super().close()
-
     def _ask(
         self, verb: str, *, id: int, links: tuple[int, int] = (0, 0), how: Impairment | None = None
     ) -> None:
