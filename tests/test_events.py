@@ -101,6 +101,28 @@ def test_an_end_is_told_once_to_each_who_listens_then() -> None:
             assert late.get(0.1) is None
 
 
+def test_nobody_goes_on_before_an_end_is_told() -> None:
+    telling, told = threading.Event(), []
+
+    def slowly() -> None:
+        telling.set()
+        time.sleep(0.3)
+        told.append(True)
+
+    with sleeper() as container:
+        job = container._run.job  # type: ignore[union-attr]
+        job.on_end(slowly)
+        other = threading.Thread(target=job.wait, args=(SECONDS,))
+        other.start()
+        job.end()
+        assert telling.wait(SECONDS)
+        # The other thread has the end in hand, and is still at it.
+        assert container.status == "stopped"
+        assert told == [True]
+        container.wait(SECONDS)
+        other.join()
+
+
 def test_restarts_by_a_policy() -> None:
     with (
         pc.events(["start", "die"]) as events,

@@ -43,7 +43,10 @@ class Watch:
     def ended(self, deadline: float | None) -> bool:
         """Waits for the end; False when time runs out before. Raises `SupervisorError`."""
         job = self.job
-        return self._until(lambda: job.final is not None, deadline)
+        done = self._until(lambda: job.final is not None, deadline)
+        if done:
+            job.tell_end()
+        return done
 
     def running(self) -> bool:
         """Whether it still runs, without waiting. Who is polling meanwhile will notice the end."""
@@ -55,7 +58,10 @@ class Watch:
                     job.take()
             finally:
                 self._polling.release()
-        return job.final is None and not job.lost
+        if job.final is None and not job.lost:
+            return True
+        job.tell_end()
+        return False
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -54,6 +54,7 @@ class Job:
         "_kept",
         "_lock",
         "_pid",
+        "_telling",
         "final",
         "id",
         "lost",
@@ -73,6 +74,8 @@ class Job:
         """The supervisor died before it said how the job ended."""
         self._ended: list[Callable[[], None]] = []
         self._lock = threading.Lock()
+        # What is called may ask for the final record.
+        self._telling = threading.RLock()
 
     @property
     def channel(self) -> int:
@@ -124,10 +127,16 @@ class Job:
         try:
             return self._take()
         finally:
-            if self._ended and (self.final is not None or self.lost):
-                with self._lock:
-                    calls, self._ended = self._ended, []
-                _call_all(calls)
+            if self.final is not None or self.lost:
+                self.tell_end()
+
+    def tell_end(self) -> None:
+        """After the end: returns when all that `on_end` was given has been called, by whichever thread, so
+        that nobody goes on as after an end that others have not heard of."""
+        with self._telling:
+            with self._lock:
+                calls, self._ended = self._ended, []
+            _call_all(calls)
 
     def _take(self) -> Record | None:
         with self._lock:
