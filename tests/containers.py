@@ -29,6 +29,7 @@ as_root = pytest.mark.skipif(not ROOT, reason="tests what only root has")
 def nothing_left(*, ignore: tuple[str, ...] = ()) -> Iterator[None]:
     """`leaks.unchanged` for a machine with neighbours: of the control groups this process's own count,
     and of the keys none, since the kernel collects everybody's when it likes."""
+    leaks.at_rest()
     before = _own_groups()
     with leaks.unchanged(ignore=("keys", "cgroups", *ignore)):
         yield

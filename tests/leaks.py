@@ -20,6 +20,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from host_process import children, name
+from pycontainer.supervisor import client
+
+READY = "pycontainer-rdy"
+"""What a container is called that has no program yet."""
+
 Held = dict[str, Counter[str]]
 """What is held, by kind; each thing as one line of text that a person can act upon."""
 
@@ -40,12 +46,25 @@ def unchanged(
     """
     # What earlier tests left to the collector would go meanwhile.
     gc.collect()
+    at_rest()
     before = held(store)
     yield
     deadline = time.monotonic() + settle
     while (found := difference(before, held(store), ignore)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not found, "not as before (+ left behind, - gone):\n" + "\n".join(found)
+
+
+def at_rest() -> None:
+    """Waits until nothing is there that this process's supervisor has set up in advance."""
+    supervisor = client._current
+    seen = now = time.monotonic()
+    # Not only none: the one that was asked for last may be about to be begun.
+    while supervisor is not None and now - seen < 0.02:
+        if READY in map(name, children(supervisor.pid)):
+            seen = now
+        time.sleep(0.005)
+        now = time.monotonic()
 
 
 def difference(before: Held, after: Held, ignore: tuple[str, ...] = ()) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import leaks
 import pycontainer as pc
 from conftest import need
 from containers import nothing_left, sleeper, until
@@ -64,6 +65,7 @@ def output(image: pc.Image, script: str, **options: object) -> list[str]:
 
 
 def containers() -> list[str]:
+    leaks.at_rest()
     return [path.name for path in Path(pc.Store.default().path).glob("containers/*/*")]
 
 

@@ -46,6 +46,7 @@ LAYERS: dict[str, int] = {
     "host_checks": 5,
     "execution": 5,
     "launch": 5,
+    "advance": 5,
     "session": 5,
     "streams": 5,
     "output": 5,

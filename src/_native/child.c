@@ -1,6 +1,7 @@
 /* The supervisor's child: it sets a container up and becomes its program, or the init process
  * above the program.  It is single-threaded and never returns. */
 #define _GNU_SOURCE
+#include "body.h"
 #include "init.h"
 #include "nofile.h"
 #include "spawn.h"
@@ -59,7 +60,7 @@ static int
 arrange_descriptors(struct pctr_spawn *spawn, int *fds)
 {
     struct pctr_context *context = &spawn->context;
-    int keep[PCTR_MAX_FDS + 6] = {0, 1, 2}, kept = 3, floor = 3;
+    int keep[PCTR_MAX_FDS + 8] = {0, 1, 2}, kept = 3, floor = 3;
 
     for (unsigned i = 0; i < context->plan.nops; i++) {
         const struct pctr_op *op = &context->plan.ops[i];
@@ -85,6 +86,8 @@ arrange_descriptors(struct pctr_spawn *spawn, int *fds)
     keep[kept++] = context->supervisor;
     keep[kept++] = context->target;
     keep[kept++] = context->network;
+    keep[kept++] = context->root;
+    keep[kept++] = context->terminal;
     return pctr_close_all_but(keep, (unsigned)kept);
 }
 
@@ -127,6 +130,41 @@ become_init(struct pctr_spawn *spawn)
     pctr_init_run(spawn, program);
 }
 
+/* Set up in advance: waits for the request that brings the program, and goes on with its plan, whose
+ * set-up is the one that was carried out.  The end of the socket is the supervisor's. */
+static void
+await_program(struct pctr_spawn *spawn, int *fds)
+{
+    static _Alignas(16) char message[sizeof(struct pctr_request) + PCTR_MAX_INLINE];
+    static struct pctr_body body;
+    struct pctr_context *context = &spawn->context;
+    unsigned count;
+    ssize_t got;
+
+    do {
+        count = PCTR_MAX_FDS;
+        got = pctr_receive_fds(context->report, message, sizeof message, fds, &count, 0);
+    } while (got == -EINTR);
+    if (got == 0) {
+        _exit(0);
+    }
+    int error = got < (ssize_t)sizeof *spawn->request ? -EBADMSG : 0;
+    if (error == 0) {
+        spawn->request = (const struct pctr_request *)(const void *)message;
+        error = pctr_body_open(&body, message, (size_t)got, fds, &count);
+    }
+    if (error == 0) {
+        error = pctr_plan_open(&context->plan, body.bytes, spawn->request->plan_size, count);
+    }
+    context->nfds = count;
+    if (error == 0) {
+        error = arrange_descriptors(spawn, fds);
+    }
+    if (error < 0) {
+        report_stage(spawn, PCTR_STAGE_REQUEST, error);
+    }
+}
+
 _Noreturn void
 pctr_child(struct pctr_spawn *spawn)
 {
@@ -136,6 +174,9 @@ pctr_child(struct pctr_spawn *spawn)
 
     memcpy(fds, context->fds, sizeof *fds * context->nfds);
     context->fds = fds;
+    if (spawn->request->flags & PCTR_START_READY) {
+        prctl(PR_SET_NAME, "pycontainer-rdy", 0, 0, 0);
+    }
     umask(0);
     /* Nobody inside may trace or read a process that is on its way in (and PID 1 afterwards). */
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
@@ -156,6 +197,9 @@ pctr_child(struct pctr_spawn *spawn)
     }
     if (spawn->request->flags & PCTR_START_WORK) {
         _exit(0);
+    }
+    if (spawn->request->flags & PCTR_START_READY) {
+        await_program(spawn, fds);
     }
     if (spawn->request->flags & PCTR_START_INIT) {
         become_init(spawn);

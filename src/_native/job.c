@@ -71,6 +71,17 @@ pctr_job_by_pid(pid_t pid)
     return job;
 }
 
+bool
+pctr_job_awaited(const struct pctr_job *but)
+{
+    for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
+        if (job != but && !(job->flags & (PCTR_START_REPORT | PCTR_START_READY))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void
 pctr_job_free(struct pctr_job *job)
 {
@@ -230,6 +241,25 @@ pctr_job_cleaned(struct pctr_job *job)
 
 static bool hurrying;
 
+void
+pctr_job_kill_after(struct pctr_job *job, uint64_t ns)
+{
+    job->kill_ns = pctr_now_ns() + ns;
+    hurrying = true;
+}
+
+void
+pctr_job_kill(struct pctr_job *job)
+{
+    job->kill_ns = 0;
+    if (job->flags & PCTR_START_READY) {
+        job->failed = true;
+    }
+    if (job->pid != 0) {
+        (void)kill(job->pid, SIGKILL);
+    }
+}
+
 int
 pctr_job_hurry(void)
 {
@@ -244,8 +274,7 @@ pctr_job_hurry(void)
             continue;
         }
         if (job->kill_ns <= now) {
-            job->kill_ns = 0;
-            (void)kill(job->pid, SIGKILL);
+            pctr_job_kill(job);
             continue;
         }
         int left = (int)((job->kill_ns - now) / 1000000u) + 1;
@@ -284,8 +313,7 @@ pctr_job_signal(struct pctr_job *job, int signal)
     int result = carry(job, signal);
     if (signal == SIGKILL && job->kill_ns == 0) {
         (void)kill(job->pid, SIGCONT);
-        job->kill_ns = pctr_now_ns() + REAPER_NS;
-        hurrying = true;
+        pctr_job_kill_after(job, REAPER_NS);
     }
     return result;
 }

@@ -12,14 +12,16 @@ struct pctr_job {
     pid_t pid;     /* the child, not yet reaped; 0 once it is */
     pid_t cleaner; /* the child that removes what it left, or 0 */
     uint32_t flags;
-    int channel;      /* records go out here */
-    int report;       /* records of the child come in here */
-    int held;         /* a lock of the client's, or -1 */
-    bool failed;      /* `record` says why, and is final */
-    uint64_t kill_ns; /* when a reaper that still lives is killed itself, or 0 */
-    bool told;        /* the client has the final record; what it left behind lives on */
-    bool reported;    /* the init process has said how its program ended */
-    char *cleanup;    /* plan to run after the exit; malloc'd */
+    int channel; /* records go out here */
+    int report;  /* records of the child come in here */
+    int held;    /* a lock of the client's, or -1 */
+    bool failed; /* `record` says why, and is final */
+    uint64_t
+        kill_ns;   /* when a child that still lives is killed, or 0: a reaper that does not end its
+                       * tree, a container set up in advance that nobody wants */
+    bool told;     /* the client has the final record; what it left behind lives on */
+    bool reported; /* the init process has said how its program ended */
+    char *cleanup; /* plan to run after the exit; malloc'd */
     size_t cleanup_size;
     struct pctr_record record;
 };
@@ -30,6 +32,8 @@ struct pctr_job *pctr_job_by_id(uint64_t id);
 struct pctr_job *pctr_job_by_pid(pid_t pid);
 /* Iteration: the next job that is under way after `job` (NULL: the first), or NULL. */
 struct pctr_job *pctr_job_next(const struct pctr_job *job);
+/* Whether somebody waits for the end of another job than `but` (NULL for none). */
+bool pctr_job_awaited(const struct pctr_job *but);
 void pctr_job_free(struct pctr_job *job);
 
 /* Takes in what the child has reported so far; true when it will report no more. */
@@ -44,8 +48,11 @@ void pctr_job_ended(struct pctr_job *job);
 void pctr_job_cleaned(struct pctr_job *job);
 /* Delivers a signal as the client means it; SIGKILL ends all that the job started. */
 int pctr_job_signal(struct pctr_job *job, int signal);
-/* Kills the reapers that did not end their tree in time: something in the container stopped them.
- * Milliseconds until the next one's time, -1 for none. */
+/* Kills its child, now or in `ns` if that is not called off (`kill_ns` = 0).  What was set up in
+ * advance takes no program from then on. */
+void pctr_job_kill(struct pctr_job *job);
+void pctr_job_kill_after(struct pctr_job *job, uint64_t ns);
+/* Kills those whose time has come.  Milliseconds until the next one's, -1 for none. */
 int pctr_job_hurry(void);
 
 #endif

@@ -25,6 +25,7 @@
 #define PCTR_MAX_COLLECT 4096
 #define PCTR_MAX_RECORD 32768
 #define PCTR_DETAIL 256
+#define PCTR_READY_NS 300000000
 #define PCTR_IMPAIR_MAX_PORTS 1024
 #define PCTR_IMPAIR_MAX_DELAY_NS 60000000000
 #define PCTR_NOT_COLLECTED 0xffffffff
@@ -45,6 +46,9 @@ enum pctr_start_flag {
     PCTR_START_HOLD = 32,      /* the second descriptor, a lock, is held until the job is over */
     PCTR_START_OUTSIDE = 128,  /* the target's PID namespace is not joined: others of it may be */
     PCTR_START_BESIDE = 64, /* `prepare` runs beside the child, which waits in CGROUP_JOIN for it */
+    PCTR_START_READY =
+        256, /* set up in advance, when there is time: no channel, no program; a START of
+                             the same number within PCTR_READY_NS brings them, with the whole plan */
 };
 
 struct pctr_request {

@@ -1,10 +1,12 @@
 #define _GNU_SOURCE
 #include "supervisor.h"
 
+#include "body.h"
 #include "cleanup.h"
 #include "init.h"
 #include "job.h"
 #include "netpool.h"
+#include "ready.h"
 #include "spawn.h"
 #include "userns.h"
 #include "util.h"
@@ -14,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -38,51 +39,6 @@ static struct {
     int held;  /* the lock that says this supervisor is alive, or -1 */
     int spare; /* keeps a number free, or -1 */
 } state = {.epoll = -1, .own_pidns = -1, .own_pidfd = -1, .held = -1, .spare = -1};
-
-/* The bytes of a request's plans, wherever they are. */
-struct body {
-    char *bytes;
-    size_t mapped; /* how much to unmap, 0 for the buffer */
-};
-
-static int
-open_body(struct body *body, const struct pctr_request *request, size_t got, const int *fds,
-          unsigned *count)
-{
-    size_t size = (size_t)request->plan_size + request->cleanup_size;
-
-    if (request->plan_size % 8 != 0 || size > PCTR_MAX_PLAN) {
-        return -EBADMSG;
-    }
-    if (!(request->flags & PCTR_START_PLAN_IN_FD)) {
-        body->bytes = buffer + sizeof *request;
-        body->mapped = 0;
-        return got == sizeof *request + size ? 0 : -EBADMSG;
-    }
-    if (*count < 2 || size == 0) {
-        return -EBADMSG;
-    }
-    (*count)--;
-    off_t length = lseek(fds[*count], 0, SEEK_END);
-    if (length < 0 || (size_t)length < size) {
-        return -EBADMSG;
-    }
-    void *mapped = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fds[*count], 0);
-    if (mapped == MAP_FAILED) {
-        return -errno;
-    }
-    body->bytes = mapped;
-    body->mapped = size;
-    return 0;
-}
-
-static void
-close_body(const struct body *body)
-{
-    if (body->mapped != 0) {
-        munmap(body->bytes, body->mapped);
-    }
-}
 
 static int
 keep_cleanup(char **kept, size_t *kept_size, const char *bytes, size_t size)
@@ -138,26 +94,12 @@ has_network(const struct pctr_plan_view *plan)
     return false;
 }
 
-/* Whether other one-shot jobs are under way: then all processors are busy, and work done in
- * advance would be done in the way of theirs. */
-static bool
-crowded(void)
-{
-    unsigned count = 0;
-
-    for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
-        if (!(job->flags & PCTR_START_REPORT) && ++count > 1) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* While the container just cloned goes its way, the next one's network is made. */
+/* While the container just cloned goes its way, the next one's network is made; not while others are
+ * under way: then all processors are busy, and work done in advance would be in the way of theirs. */
 static void
-refill_networks(void)
+refill_networks(const struct pctr_job *job)
 {
-    if (crowded()) {
+    if (pctr_job_awaited(job)) {
         return;
     }
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = EVENT_NETWORK};
@@ -195,7 +137,7 @@ prepare_beside(struct pctr_job *job, struct pctr_context *context)
 
 /* Everything between a job's place in the table and its running child. */
 static int
-launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct body *body)
+launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct pctr_body *body)
 {
     const struct pctr_request *request = spawn->request;
     struct pctr_context *context = &spawn->context;
@@ -233,7 +175,7 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct body *body)
         prepare_beside(job, context);
     }
     if (networked) {
-        refill_networks();
+        refill_networks(job);
     }
     return 0;
 }
@@ -266,35 +208,41 @@ refuse(int channel, int error)
     (void)pctr_send_fds(channel, &record, sizeof record, NULL, 0, MSG_DONTWAIT);
 }
 
+/* `message` is a struct pctr_request with what follows it. */
 static void
-start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
+start(char *message, size_t got, int *fds, unsigned count)
 {
-    struct body body = {NULL, 0};
+    const struct pctr_request *request = (const struct pctr_request *)(const void *)message;
+    bool ready = request->flags & PCTR_START_READY;
+    struct pctr_body body = {NULL, 0};
+    unsigned first = 0;
 
-    if (*count == 0) {
+    if (count == 0 && !ready) {
         return;
     }
     struct pctr_job *job = pctr_job_new(request->job);
     if (job == NULL) {
-        refuse(fds[0], EAGAIN);
+        if (!ready) {
+            refuse(fds[0], EAGAIN);
+        }
         return;
     }
-    job->channel = fds[0];
-    fds[0] = -1;
     job->flags = request->flags;
-    unsigned given = *count, first = 1;
-    if ((request->flags & PCTR_START_HOLD) && given > 1) {
-        job->held = pctr_steal_fd(&fds[1]);
-        first = 2;
+    if (!ready) {
+        job->channel = pctr_steal_fd(&fds[first++]);
     }
-    int error = open_body(&body, request, got, fds, &given);
+    if ((request->flags & PCTR_START_HOLD) && first < count) {
+        job->held = pctr_steal_fd(&fds[first++]);
+    }
+    unsigned given = count - first;
+    int error = pctr_body_open(&body, message, got, fds + first, &given);
     if (error < 0) {
         fail(job, PCTR_STAGE_REQUEST, error);
     }
     else {
         struct pctr_spawn spawn = {.request = request, .own_pidns = state.own_pidns};
         spawn.context = (struct pctr_context){.fds = fds + first,
-                                              .nfds = given - first,
+                                              .nfds = given,
                                               .root = -1,
                                               .target = -1,
                                               .cgroup = -1,
@@ -305,13 +253,29 @@ start(const struct pctr_request *request, size_t got, int *fds, unsigned *count)
                                               .record = &job->record};
         error = launch(job, &spawn, &body);
     }
-    close_body(&body);
+    pctr_body_close(&body);
     if (error < 0) {
         job->failed = true;
         pctr_job_ended(job);
     }
+    else if (ready) {
+        pctr_ready_began(job);
+    }
     else if (watch_report(job) < 0) {
         (void)kill(job->pid, SIGKILL);
+    }
+}
+
+static void
+start_ready(void)
+{
+    size_t got;
+    int held;
+
+    char *message = pctr_ready_due(&got, &held);
+    if (message != NULL) {
+        start(message, got, &held, held >= 0 ? 1 : 0);
+        pctr_close(&held);
     }
 }
 
@@ -375,7 +339,12 @@ take_request(void)
             pctr_userns_enter(buffer + sizeof *request, (size_t)got - sizeof *request, fds, count);
             break;
         case PCTR_VERB_START:
-            start(request, (size_t)got, fds, &count);
+            if (request->flags & PCTR_START_READY) {
+                pctr_ready_keep(buffer, (size_t)got, fds, count);
+            }
+            else if (!pctr_ready_go(buffer, (size_t)got, fds, count)) {
+                start(buffer, (size_t)got, fds, count);
+            }
             break;
         case PCTR_VERB_SIGNAL: {
             struct pctr_job *job = pctr_job_by_id(request->job);
@@ -524,6 +493,9 @@ pctr_supervisor_run(void)
             if (!state.leaving || events[i].data.u64 == EVENT_CHILD) {
                 handle(events[i].data.u64, signals);
             }
+        }
+        if (!state.leaving) {
+            start_ready();
         }
         if (state.leaving && !told) {
             (void)epoll_ctl(state.epoll, EPOLL_CTL_DEL, PCTR_FD_HOST, NULL);

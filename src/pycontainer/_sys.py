@@ -25,6 +25,8 @@ PROGRAM = Path(__file__).with_name("_supervisor")
 
 PROTOCOL_VERSION: int = lib.PCTR_PROTOCOL_VERSION
 MAX_INLINE: int = lib.PCTR_MAX_INLINE
+READY_SECONDS: float = lib.PCTR_READY_NS / 1e9
+"""How long the supervisor keeps what was set up in advance."""
 _SLICE_SECONDS = 0.05
 
 NOT_COLLECTED: int = lib.PCTR_NOT_COLLECTED

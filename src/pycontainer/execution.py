@@ -207,13 +207,26 @@ def open_streams(options: Options, stdin: Any, stdout: Any, stderr: Any) -> Stre
     return streams
 
 
+@attrs.frozen
+class Request:
+    """What the supervisor is asked for one container, but for its descriptors."""
+
+    encoded: plan.ContainerPlan
+    cleanup: bytes
+    flags: int
+    command: Command
+    groups: CgroupPlan
+    network: plan.Network
+    lock: tuple[int, ...]
+    """Stays held as long as anything of the container is there."""
+
+
 @launching
-def begin_container(
+def request_container(
     session: Session,
     image: Image,
     args: Any,
     options: Options,
-    streams: Streams,
     *,
     container: str,
     root: plan.Root,
@@ -222,14 +235,11 @@ def begin_container(
     directory: ContainerDir | None = None,
     once: bool,
     wiring: Wiring,
-    job: Job | None = None,
-) -> Execution:
-    """Ask for a container. It is under way when this returns; how it went is in the job's records.
-
-    `container` is its id, `root` its writable layer, with `place` and `layer_fds` where that is in
-    memory, and `directory` where it is on disk; that is removed with a container that runs `once`. The
-    others get a STARTED record. What `wiring` has made for it is given up by its end, or the caller.
-    """
+) -> Request:
+    """Everything about a container, decided. `container` is its id, `root` its writable layer, with `place`
+    and `layer_fds` where that is in memory, and `directory` where it is on disk; that is removed with a
+    container that runs `once`. The others get a STARTED record. What `wiring` has made for it is given up
+    by its end, or the caller."""
     who = launch.identity(image, options.user, session)
     hostname = hostname_of(options, container)
     command = launch.command(image, args, options, who, hostname)
@@ -238,7 +248,6 @@ def begin_container(
     network = wiring.begin(session.supervisor, hostname)
     joins = wiring.namespace >= 0
     shape = launch.shape(session, image, options, who, groups, place, joins_network=joins)
-    terminal = _DEFAULT_TERMINAL if options.tty else None
     encoded = plan.container(
         shape,
         root,
@@ -248,7 +257,7 @@ def begin_container(
         paths=command.paths,
         env=command.env,
         pass_fds=options.pass_fds,
-        tty=terminal,
+        tty=_DEFAULT_TERMINAL if options.tty else None,
         network=network,
         network_fd=plan.STDIO + len(options.pass_fds) + options.tty + len(layer_fds),
     )
@@ -259,15 +268,30 @@ def begin_container(
     if directory is not None:
         if directory.group.temporary:
             session.answer_for(directory.group.path)
-        # Its lock stays held as long as anything of the container is there.
         lock = [directory.group.fd]
         trees = [directory.path] if once else []
-    fds = _descriptors(lock, streams, options)
+    return Request(encoded, plan.cleanup(groups, trees), flags, command, groups, network, tuple(lock))
+
+
+@launching
+def begin_container(
+    session: Session,
+    request: Request,
+    options: Options,
+    streams: Streams,
+    *,
+    layer_fds: Sequence[int] = (),
+    wiring: Wiring,
+    job: Job | None = None,
+) -> Execution:
+    """Ask for a container. It is under way when this returns; how it went is in the job's records."""
+    encoded = request.encoded.whole
+    fds = _descriptors([*request.lock], streams, options)
     fds += layer_fds
-    fds += network.descriptors
-    job = session.supervisor.start(encoded, plan.cleanup(groups, trees), fds, flags=flags, job=job)
+    fds += request.network.descriptors
+    job = session.supervisor.start(encoded, request.cleanup, fds, flags=request.flags, job=job)
     wiring.files.asked()
-    return Execution(job, streams, command, session, groups, encoded)
+    return Execution(job, streams, request.command, session, request.groups, encoded)
 
 
 @launching

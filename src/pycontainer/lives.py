@@ -76,20 +76,22 @@ class Run:
         here = session.current()
         job = here.supervisor.new_job()
         try:
-            begun = execution.begin_container(
+            root, layer_fds = layer.use(), layer.descriptors()
+            request = execution.request_container(
                 here,
                 image,
                 args,
                 options,
-                streams,
                 container=layer.id,
-                root=layer.use(),
+                root=root,
                 place=layer.place,
-                layer_fds=layer.descriptors(),
+                layer_fds=layer_fds,
                 directory=layer.directory,
                 once=False,
                 wiring=wiring,
-                job=job,
+            )
+            begun = execution.begin_container(
+                here, request, options, streams, layer_fds=layer_fds, wiring=wiring, job=job
             )
             run = cls(begun, output.Output(streams, journal), wiring)
             if journal is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
 
-from pycontainer import execution, known, launch, session
+from pycontainer import advance, execution, known, launch, session
 from pycontainer.errors import ImageNotFound, InvalidOption
 from pycontainer.execution import Text
 from pycontainer.options import Options
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pycontainer.completed import Completed
     from pycontainer.container import Container
     from pycontainer.image import Image
+    from pycontainer.session import Session
     from pycontainer.store import Store
     from pycontainer.streams import Streams
 
@@ -137,48 +138,91 @@ def run(
     data = how.encode(input)
     streams = execution.open_streams(chosen, with_input(chosen.stdin, input), stdout, stderr)
     with ExitStack() as held:
-        begun = _begin_once(image, args, chosen, streams, held)
+        begun, following = _begin_once(image, args, chosen, streams, held)
         result = begun.run(data, how, timeout, began=began)
+        if following is not None:
+            begun.session.advance.order(following)
     if check:
         result.check_returncode()
     return result
 
 
+@attrs.frozen
+class _Container:
+    """One that is removed with its program, before it is asked for."""
+
+    id: str
+    request: execution.Request
+    wiring: Wiring
+
+
+def _decide(
+    here: Session,
+    image: Image,
+    args: Any,
+    options: Options,
+    held: ExitStack,
+    container: str,
+) -> _Container:
+    root = launch.root_of(image)
+    layer, directory = plan.Root(), None
+    if root is not None:
+        directory = root.store.own_containers().unmade(container)
+        layer = plan.Root(
+            root.lower,
+            directory.upper,
+            directory.work,
+            unmade=directory.path,
+            volumes=directory.volumes,
+        )
+    used = launch.use_volumes(options, image.rootfs(), () if root is None else root.lower, container)
+    if used is not None:
+        held.callback(used.release)
+    wiring = Wiring(options, container, lasting=False)
+    held.callback(wiring.close)
+    request = execution.request_container(
+        here,
+        image,
+        args,
+        options,
+        container=container,
+        root=layer,
+        directory=directory,
+        once=True,
+        wiring=wiring,
+    )
+    return _Container(container, request, wiring)
+
+
 def _begin_once(
     image: Image, args: Any, options: Options, streams: Streams, held: ExitStack
-) -> execution.Execution:
-    """Asks for a container that is removed with its program; what it has beside goes with `held`."""
-    directory = None
+) -> tuple[execution.Execution, advance.Order | None]:
+    """Asks for a container that is removed with its program; what it has beside goes with `held`. With it
+    comes what to set up in advance when all went well."""
     try:
-        root = launch.root_of(image)
-        if root is not None:
-            directory = root.store.new_container_dir()
-        container = os.urandom(16).hex() if directory is None else directory.id
-        if options.name is not None:
-            held.enter_context(known.reserved(options.name, container))
-        used = launch.use_volumes(options, image.rootfs(), () if root is None else root.lower, container)
-        if used is not None:
-            held.callback(used.release)
-        wiring = Wiring(options, container, lasting=False)
-        held.callback(wiring.close)
-        return execution.begin_container(
-            session.current(),
-            image,
-            args,
-            options,
-            streams,
-            container=container,
-            root=plan.Root()
-            if root is None or directory is None
-            else plan.Root(root.lower, directory.upper, directory.work, volumes=directory.volumes),
-            directory=directory,
-            once=True,
-            wiring=wiring,
+        here = session.current()
+        held.enter_context(here.advance.running())
+        kind = advance.kind(launch.root_of(image), options)
+        ready = here.advance.take(kind)
+        chosen = None if ready is None else _decide(here, image, args, options, held, ready.container)
+        if ready is None or chosen is None or chosen.request.encoded.set_up != ready.plan:
+            ready = None
+            container = os.urandom(16).hex()
+            if options.name is not None:
+                held.enter_context(known.reserved(options.name, container))
+            chosen = _decide(here, image, args, options, held, container)
+        job = here.supervisor.new_job(None if ready is None else ready.job)
+        begun = execution.begin_container(
+            here, chosen.request, options, streams, wiring=chosen.wiring, job=job
         )
+        following = None
+        if here.advance.worthwhile(kind) and kind is not None:
+            # Meanwhile others start the program.
+            next_one = _decide(here, image, args, options, held, os.urandom(16).hex())
+            following = advance.Order(kind, next_one.id, next_one.request)
+        return begun, following
     except BaseException:
         streams.close()
-        if directory is not None:
-            directory.discard()
         raise
     finally:
         streams.close_child()

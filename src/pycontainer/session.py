@@ -6,6 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from pycontainer.advance import Advance
 from pycontainer.errors import LaunchError, PycontainerError
 from pycontainer.runtime import cgroups, isolation
 from pycontainer.store import Store
@@ -32,6 +33,7 @@ class Session:
         self.owner_id = owner.id
         self._mark = owner.path
         self.supervisor: Supervisor = client.default()
+        self.advance = Advance(self.supervisor)
         self.rootless = self.supervisor.rootless
         self.many_ids = self.supervisor.idmap is None or self.supervisor.idmap.many
         self.capabilities = _ALL_CAPABILITIES if self.rootless else _own_capabilities()

@@ -170,6 +170,8 @@ class Root:
     lower: tuple[str, ...] = ()
     upper: str = ""
     work: str = ""
+    unmade: str = ""
+    """The directory that both lie in, where nobody has made any of them yet."""
     used: bool = False
     """A program ran on it before."""
     durable: bool = False
@@ -200,6 +202,14 @@ class _Template:
     volumes: tuple[int, ...]
 
 
+@attrs.frozen
+class ContainerPlan:
+    """The plan of one container, and as much of it as can be carried out before its program is known."""
+
+    whole: bytes
+    set_up: bytes
+
+
 def container(
     shape: Shape,
     root: Root,
@@ -213,7 +223,7 @@ def container(
     tty: tuple[int, int] | None,
     network: Network = NO_NETWORK,
     network_fd: int = 0,
-) -> bytes:
+) -> ContainerPlan:
     """The plan of one container. `paths` are tried in turn for the program; descriptor numbers in
     `pass_fds` follow the standard streams in the request, then the terminal's socket, and the layer's.
     `network`'s begin at the index `network_fd`. `tty` is (rows, columns)."""
@@ -234,15 +244,20 @@ def container(
         setup.give(network_fd + shape.joins_network, f"{shape.place.base}/{_own_file(0)}", os.O_RDWR)
     setup.extend(template.after_files)
     if shape.host is None:
+        for path, mode in ((root.unmade, 0o700), (root.upper, 0o755), (root.work, 0o700)):
+            if root.unmade:
+                setup.mkdir(path, mode)
         _open_volumes(setup, shape, root, template.volumes)
         _layered_root(setup, shape, root, floor=shape.floor)
     setup.extend(template.after_root)
     setup.hostname(hostname)
     if tty is not None:
         setup.tty(mine, *tty, shape.program.uid, console=True)
+    before, within = prepare.encode(), setup.encode()
+    set_up = plan.encode(data, before, within)
     tail = _tail(data, template, shape.program, pass_fds)
     tail.exec(paths, argv, env)
-    return plan.encode(data, prepare.encode(), setup.encode(), tail.encode())
+    return ContainerPlan(plan.encode(data, before, within, tail.encode()), set_up)
 
 
 def files(ops: Ops, shape: Shape, root: Root) -> None:

@@ -66,11 +66,15 @@ class Containers:
     def fd(self) -> int:
         return self._lock.fd
 
+    def unmade(self, container: str) -> ContainerDir:
+        """The directory of a container of that id, which its start is to make."""
+        path = f"{self.path}/{container}"
+        return ContainerDir(container, path, path + "/upper", path + "/work", self)
+
     def make(self) -> ContainerDir:
         """A new container's directory. Raises NoSpace and StoreError."""
-        name = os.urandom(16).hex()
-        path = f"{self.path}/{name}"
-        made = ContainerDir(name, path, path + "/upper", path + "/work", self)
+        made = self.unmade(os.urandom(16).hex())
+        path = made.path
         with store_errors("making", path):
             os.mkdir(path, 0o700)
             os.mkdir(made.upper, 0o755)

@@ -240,9 +240,10 @@ class Supervisor:
             raise failure.launch_error(record, rootless=self.rootless)
         self.pid = record.pid
 
-    def new_job(self) -> Job:
-        """One to be started: who has it in hand before can end it wherever the start was broken off."""
-        return Job(self, next(self._jobs))
+    def new_job(self, number: int | None = None) -> Job:
+        """One to be started: who has it in hand before can end it wherever the start was broken off. `number`
+        where that is one of `reserve`."""
+        return Job(self, next(self._jobs) if number is None else number)
 
     def start(
         self,
@@ -271,6 +272,16 @@ class Supervisor:
         finally:
             os.close(memory)
 
+    def make_ready(
+        self, number: int, plan: bytes, cleanup: bytes, fds: Sequence[int] = (), *, flags: int
+    ) -> None:
+        """Have a container set up in advance, once nothing else is to be done: what `plan` says, without a
+        program. A `start` of the job of that `number`, with the same set-up, goes on with it where it is
+        still there; it is removed when nobody asks within `_sys.READY_SECONDS`."""
+        flags |= START["READY"]
+        message = self._message(VERB["START"], number, flags=flags, plan=plan, cleanup=cleanup)
+        self.send(message + plan + cleanup, fds)
+
     def work(self, plan: bytes, fds: Sequence[int] = ()) -> Record:
         """Run a plan's set-up operations in a child and wait for it; gives the final record."""
         record = self.start(plan, fds=fds, flags=START["WORK"]).wait()
@@ -288,7 +299,7 @@ class Supervisor:
         self.send(self._message(VERB["SIGNAL"], job, signal=number))
 
     def reserve(self) -> int:
-        """A job's number for another process that has a copy of the connection."""
+        """A job's number for later, or for another process that has a copy of the connection."""
         return next(self._jobs)
 
     def copy_connection(self) -> int:

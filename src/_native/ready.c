@@ -1,0 +1,120 @@
+#define _GNU_SOURCE
+#include "ready.h"
+
+#include "cleanup.h"
+#include "util.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static struct {
+    _Alignas(16) char message[sizeof(struct pctr_request) + PCTR_MAX_INLINE];
+    size_t size; /* 0: nothing is kept */
+    int held;
+} kept = {.held = -1};
+
+static const struct pctr_request *
+request_of(const char *message)
+{
+    return (const struct pctr_request *)(const void *)message;
+}
+
+/* The directories of a request that was not begun. */
+static void
+drop_kept(void)
+{
+    if (kept.size != 0) {
+        const struct pctr_request *request = request_of(kept.message);
+        pctr_cleanup_last(kept.message + sizeof *request + request->plan_size,
+                          request->cleanup_size);
+        kept.size = 0;
+        pctr_close(&kept.held);
+    }
+}
+
+/* Here and now: who asks next may use the same names. */
+static void
+end_now(struct pctr_job *job)
+{
+    pctr_job_kill(job);
+    for (pid_t child = job->pid != 0 ? job->pid : job->cleaner; child != 0; child = 0) {
+        while (waitpid(child, NULL, __WALL) < 0 && errno == EINTR) {
+        }
+    }
+    pctr_cleanup_last(job->cleanup, job->cleanup_size);
+    pctr_job_free(job);
+}
+
+static bool
+waits(const struct pctr_job *job)
+{
+    return (job->flags & PCTR_START_READY) != 0;
+}
+
+void
+pctr_ready_keep(const char *message, size_t got, int *fds, unsigned count)
+{
+    const struct pctr_request *request = request_of(message);
+
+    drop_kept();
+    for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
+        if (waits(job)) {
+            pctr_job_kill(job);
+        }
+    }
+    if ((request->flags & PCTR_START_PLAN_IN_FD) || request->plan_size % 8 != 0 ||
+        got != sizeof *request + (size_t)request->plan_size + request->cleanup_size) {
+        return;
+    }
+    memcpy(kept.message, message, got);
+    kept.size = got;
+    kept.held = count > 0 ? pctr_steal_fd(&fds[0]) : -1;
+}
+
+char *
+pctr_ready_due(size_t *got, int *held)
+{
+    if (kept.size == 0 || pctr_job_awaited(NULL)) {
+        return NULL;
+    }
+    *got = kept.size;
+    *held = pctr_steal_fd(&kept.held);
+    kept.size = 0;
+    return kept.message;
+}
+
+void
+pctr_ready_began(struct pctr_job *job)
+{
+    pctr_job_kill_after(job, PCTR_READY_NS);
+}
+
+bool
+pctr_ready_go(const char *message, size_t got, int *fds, unsigned count)
+{
+    const struct pctr_request *request = request_of(message);
+    unsigned first = (request->flags & PCTR_START_HOLD) ? 2 : 1;
+
+    if (kept.size != 0 && request_of(kept.message)->job == request->job) {
+        /* Asked for before it was begun: its names are the request's. */
+        kept.size = 0;
+        pctr_close(&kept.held);
+        return false;
+    }
+    struct pctr_job *job = pctr_job_by_id(request->job);
+    if (job == NULL || !waits(job)) {
+        return false;
+    }
+    if (job->failed || job->pid == 0 || count < first ||
+        pctr_send_fds(job->report, message, got, fds + first, count - first, MSG_DONTWAIT) < 0) {
+        end_now(job);
+        return false;
+    }
+    job->channel = pctr_steal_fd(&fds[0]);
+    job->flags = request->flags;
+    job->kill_ns = 0;
+    return true;
+}
