@@ -139,7 +139,7 @@ def test_what_may_have_changed_is_never_set_up_in_advance(tmp_path: Path) -> Non
     leaks.at_rest()
     for options in (
         {"mounts": [pc.bind(tmp_path, "/mnt")]},
-        {"cwd": str(tmp_path / "missing")},
+        {"cwd": f"/missing-{os.getpid()}"},
         {"network": "host"},
         {"init": False},
     ):

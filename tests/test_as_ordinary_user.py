@@ -18,6 +18,8 @@ FILES = (
     "test_persist.py",
     "test_persist_network.py",
     "test_run.py",
+    "test_advance.py",
+    "test_network_pool.py",
     "test_exec.py",
     "test_process.py",
     "test_streams.py",

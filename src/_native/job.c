@@ -35,6 +35,7 @@ pctr_job_new(uint64_t id)
     jobs[i].channel = -1;
     jobs[i].report = -1;
     jobs[i].held = -1;
+    jobs[i].network = (struct pctr_network)PCTR_NO_NETWORK;
     return &jobs[i];
 }
 
@@ -88,6 +89,7 @@ pctr_job_free(struct pctr_job *job)
     pctr_close(&job->channel);
     pctr_close(&job->report);
     pctr_close(&job->held);
+    pctr_netpool_return(&job->network, job->unchanging);
     free(job->cleanup);
     job->cleanup = NULL;
     job->id = 0;

@@ -2,6 +2,7 @@
 #ifndef PCTR_JOB_H
 #define PCTR_JOB_H
 
+#include "netpool.h"
 #include "plan.h"
 
 #include <stdbool.h>
@@ -21,7 +22,9 @@ struct pctr_job {
                        * tree, a container set up in advance that nobody wants */
     bool told;     /* the client has the final record; what it left behind lives on */
     bool reported; /* the init process has said how its program ended */
-    char *cleanup; /* plan to run after the exit; malloc'd */
+    bool unchanging;             /* nothing in it may change its network */
+    struct pctr_network network; /* lent to it by the pool */
+    char *cleanup;               /* plan to run after the exit; malloc'd */
     size_t cleanup_size;
     struct pctr_record record;
 };

@@ -14,15 +14,18 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Enough for starts one after another; a burst of them makes its own. */
-enum { POOL_SIZE = 2 };
+/* Enough for starts one after another; for many at once, as many as there are, up to a limit. */
+enum { POOL_SIZE = 2, POOL_LIMIT = 8, FDS = 3 };
 
 static struct {
     int sock; /* to the worker, or -1 */
     bool tried;
-    int ready[POOL_SIZE];
+    struct pctr_network ready[POOL_LIMIT];
     unsigned count;
     unsigned ordered;
+    unsigned lent;
+    char unused[1024]; /* what `devices` says of a new one */
+    ssize_t unused_size;
 } pool = {.sock = -1};
 
 static int
@@ -51,7 +54,7 @@ own_namespace(void)
     return pctr_result(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
 }
 
-/* One order, one answer: a message with a descriptor, or an empty-handed one after a failure.  The
+/* One order, one answer: a message with descriptors, or an empty-handed one after a failure.  The
  * worker stays in none of those that it hands out, which are to end with their containers; nor may
  * an ordinary user's go back to where it came from. */
 static void
@@ -61,14 +64,18 @@ serve(int sock)
     PCTR_AUTO_FD home = unshare(CLONE_NEWNET) == 0 ? own_namespace() : -1;
 
     while (home >= 0 && recv(sock, &order, 1, 0) == 1) {
-        PCTR_AUTO_FD made = pctr_netpool_make();
-        if (made >= 0) {
-            made = own_namespace();
-        }
+        unsigned count = 0;
+        PCTR_AUTO_FD ns = pctr_netpool_make() == 0 ? own_namespace() : -1;
+        PCTR_AUTO_FD sockets = open("/proc/thread-self/net/sockstat", O_RDONLY | O_CLOEXEC);
+        PCTR_AUTO_FD devices = open("/proc/thread-self/net/dev", O_RDONLY | O_CLOEXEC);
+        const int made[FDS] = {ns, sockets, devices};
         if (setns(home, CLONE_NEWNET) < 0) {
             return;
         }
-        if (pctr_send_fds(sock, "n", 1, &made, made >= 0 ? 1 : 0, 0) < 0) {
+        while (count < FDS && made[count] >= 0) {
+            count++;
+        }
+        if (pctr_send_fds(sock, "n", 1, made, count, 0) < 0) {
             return;
         }
     }
@@ -99,23 +106,70 @@ start_worker(void)
     pool.sock = pair[0];
 }
 
-int
-pctr_netpool_take(void)
+void
+pctr_netpool_take(struct pctr_network *network)
 {
-    return pool.count > 0 ? pool.ready[--pool.count] : -1;
+    *network = (struct pctr_network)PCTR_NO_NETWORK;
+    if (pool.count > 0) {
+        *network = pool.ready[--pool.count];
+        pool.lent++;
+    }
+}
+
+static void
+drop(struct pctr_network *network)
+{
+    pctr_close(&network->ns);
+    pctr_close(&network->sockets);
+    pctr_close(&network->devices);
+}
+
+/* No interface has come, and none has carried anything, since it was made: so there are no connections
+ * that linger either.  A socket that is still there could be somebody's outside. */
+static bool
+as_new(const struct pctr_network *network)
+{
+    static const char none[] = "sockets: used 0\n";
+    char text[sizeof pool.unused];
+
+    if (pread(network->devices, text, sizeof text, 0) != pool.unused_size ||
+        memcmp(text, pool.unused, (size_t)pool.unused_size) != 0) {
+        return false;
+    }
+    return pread(network->sockets, text, sizeof none - 1, 0) == sizeof none - 1 &&
+           memcmp(text, none, sizeof none - 1) == 0;
+}
+
+void
+pctr_netpool_return(struct pctr_network *network, bool unchanged)
+{
+    if (network->ns < 0) {
+        return;
+    }
+    pool.lent--;
+    if (unchanged && pool.count < POOL_LIMIT && as_new(network)) {
+        pool.ready[pool.count++] = *network;
+        *network = (struct pctr_network)PCTR_NO_NETWORK;
+        return;
+    }
+    drop(network);
 }
 
 int
-pctr_netpool_refill(void)
+pctr_netpool_refill(bool missed)
 {
     bool first = !pool.tried;
+    unsigned have = pool.count + pool.ordered + pool.lent;
+    unsigned want = missed && have < POOL_LIMIT ? have + 1 : POOL_SIZE;
 
     if (first) {
         pool.tried = true;
         start_worker();
     }
-    while (pool.sock >= 0 && pool.count + pool.ordered < POOL_SIZE &&
-           send(pool.sock, "n", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1) {
+    for (; have < want; have++) {
+        if (pool.sock < 0 || send(pool.sock, "n", 1, MSG_DONTWAIT | MSG_NOSIGNAL) != 1) {
+            break;
+        }
         pool.ordered++;
     }
     return first ? pool.sock : -1;
@@ -125,20 +179,23 @@ int
 pctr_netpool_receive(void)
 {
     char answer;
-    int made = -1;
-    unsigned count = 1;
+    int made[FDS] = {-1, -1, -1};
+    unsigned count = FDS;
 
-    ssize_t got = pctr_receive_fds(pool.sock, &answer, 1, &made, &count, MSG_DONTWAIT);
+    ssize_t got = pctr_receive_fds(pool.sock, &answer, 1, made, &count, MSG_DONTWAIT);
     if (got == -EAGAIN || got == -EINTR) {
         return 0;
     }
     if (pool.ordered > 0) {
         pool.ordered--;
     }
-    if (got == 1 && count == 1) {
-        pool.ready[pool.count++] = made;
+    struct pctr_network network = {made[0], made[1], made[2]};
+    if (got == 1 && network.ns >= 0 && pool.count < POOL_LIMIT) {
+        pool.unused_size = pread(network.devices, pool.unused, sizeof pool.unused, 0);
+        pool.ready[pool.count++] = network;
         return 0;
     }
+    drop(&network);
     /* A limit or a refusal that the next container will meet, too, and report. */
     pctr_close(&pool.sock);
     return -1;

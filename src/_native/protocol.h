@@ -118,7 +118,8 @@ enum pctr_op_code {
     PCTR_OP_GIVE = 18,    /* s1 the host's file, opened with access mode n1: its descriptor goes to
                              the socket at fd arg */
     PCTR_OP_KEYRING = 15, /* a fresh anonymous session keyring */
-    PCTR_OP_NETWORK = 16, /* a network namespace of its own, with loopback up */
+    PCTR_OP_NETWORK = 16, /* a network namespace of its own, with loopback up; n1: nothing in it
+                             has a right to change it, so it may be another's afterwards */
     PCTR_OP_CGROUP_JOIN = 20, /* into all groups that CGROUP_OPEN opened; n1: in the supervisor */
     PCTR_OP_HOSTNAME = 17,    /* s1 name */
     PCTR_OP_SYSCTL = 19,      /* s1 path below /proc/sys, s2 data of `size` bytes */

@@ -83,27 +83,31 @@ fail(struct pctr_job *job, enum pctr_stage stage, int error)
     return error;
 }
 
-static bool
-has_network(const struct pctr_plan_view *plan)
+/* The operation that makes a network namespace, or NULL. */
+static const struct pctr_op *
+network_of(const struct pctr_plan_view *plan)
 {
     for (unsigned i = 0; i < plan->nops; i++) {
         if (plan->ops[i].code == PCTR_OP_NETWORK) {
-            return true;
+            return &plan->ops[i];
         }
     }
-    return false;
+    return NULL;
 }
 
 /* While the container just cloned goes its way, the next one's network is made; not while others are
- * under way: then all processors are busy, and work done in advance would be in the way of theirs. */
+ * under way: then all processors are busy, and work done in advance would be in the way of theirs.  One
+ * more than ever before is no such work, it will be used again and again. */
 static void
 refill_networks(const struct pctr_job *job)
 {
-    if (pctr_job_awaited(job)) {
+    bool missed = job->network.ns < 0;
+
+    if (!missed && pctr_job_awaited(job)) {
         return;
     }
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = EVENT_NETWORK};
-    int worker = pctr_netpool_refill();
+    int worker = pctr_netpool_refill(missed);
 
     if (worker >= 0) {
         (void)epoll_ctl(state.epoll, EPOLL_CTL_ADD, worker, &event);
@@ -160,11 +164,14 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct pctr_body *b
     }
     job->report = pair[0];
     PCTR_AUTO_FD report = pair[1];
-    bool networked = has_network(&context->plan);
-    PCTR_AUTO_FD network = networked ? pctr_netpool_take() : -1;
+    const struct pctr_op *network = network_of(&context->plan);
+    if (network != NULL) {
+        pctr_netpool_take(&job->network);
+        job->unchanging = network->n1 != 0 && !(request->flags & PCTR_START_REPORT);
+    }
     context->target = target;
     context->report = report;
-    context->network = network;
+    context->network = job->network.ns;
     pid_t pid = pctr_spawn(spawn);
     pctr_close(&context->cgroup);
     if (pid < 0) {
@@ -174,7 +181,7 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct pctr_body *b
     if (request->flags & PCTR_START_BESIDE) {
         prepare_beside(job, context);
     }
-    if (networked) {
+    if (network != NULL) {
         refill_networks(job);
     }
     return 0;

@@ -1,14 +1,14 @@
 """Containers that are set up in advance.
 
 Who runs one thing in a fresh container again and again (a test suite, a build tool) waits mostly for mounts
-and namespaces, which are the same each time. So when `run` was asked for the same kind of container twice in a
-row, the supervisor sets the next one up as soon as nothing else is under way, as far as its last mount. The next
-`run` of that kind brings the program. When nobody asks for it within `READY_SECONDS`, it is removed.
+and namespaces, which are the same each time. So when `run` was asked for the same kind of container twice in
+a row, the supervisor sets the next one up as soon as nothing else is under way, as far as its last mount. The
+next `run` of that kind brings the program. When nobody asks for it within `READY_SECONDS`, it is removed.
 
 It is used only where it is what would be set up now: its plan is compared with the one that is wanted. What a
 plan names but does not hold (a directory of the host that is bound in) might have become another one, so
-containers with such things are not set up in advance; layers are known by their inodes, which nobody else gets
-while they are mounted.
+containers with such things are not set up in advance; layers are known by their inodes, which nobody else
+gets while they are mounted.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Advance:
         return found if found.inodes == _inodes(found.kind.lower) else None
 
     def worthwhile(self, kind: Kind | None) -> bool:
-        """Whether one more of the kind that is being run is likely to be asked for. To be asked once a run."""
+        """Whether one more of the kind that is being run is likely to be wanted. To be asked once a run."""
         with self._lock:
             again = kind is not None and kind == self._last and self._under_way == 1
             self._last = kind

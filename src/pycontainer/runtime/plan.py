@@ -488,13 +488,25 @@ def _before_scratch(ops: Ops, shape: Shape, *, joins: bool = False) -> _Trees:
     # Not in the clone: the child makes them itself, so that several do it at once.
     ops.unshare(CLONE_NEWUTS | CLONE_NEWIPC | (0 if joins else CLONE_NEWNS))
     if shape.own_network and not shape.joins_network:
-        ops.network()
+        ops.network(unchanging=_cannot_change_network(shape))
     first = 0 if shape.host is None else overlay.open_host_trees(ops, shape.host)
     trees = _open_trees(ops, shape, first)
     if not joins:
         # Only now: what a bind shares with the host's mounts, it has from the tree it was copied from.
         ops.propagation(MS_PRIVATE)
     return trees
+
+
+_MAY_HAVE = isolation.capability_mask(isolation.DEFAULT_CAPABILITIES)
+
+
+def _cannot_change_network(shape: Shape) -> bool:
+    """Whether nothing in such a container has the right to change its network namespace, or a way to hand
+    something of it to others."""
+    confined = shape.program.capabilities & ~_MAY_HAVE == 0 and shape.program.seccomp is not None
+    sysctls = shape.sysctls or "/proc/sys" not in shape.readonly or shape.writable_sys
+    shared = shape.devices or any(isinstance(mount, BindMount) for mount in shape.mounts)
+    return confined and not sysctls and not shared
 
 
 def _root_mounts(shape: Shape) -> list[str]:

@@ -230,8 +230,8 @@ class Ops:
     def keyring(self) -> None:
         self.add(OP["KEYRING"])
 
-    def network(self) -> None:
-        self.add(OP["NETWORK"])
+    def network(self, *, unchanging: bool = False) -> None:
+        self.add(OP["NETWORK"], n1=unchanging)
 
     def hostname(self, name: str) -> None:
         self.add(OP["HOSTNAME"], s1=self.data.text(name))
