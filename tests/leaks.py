@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from host_process import children, name
-from pycontainer.supervisor import client
+from pycontainer import session
+from pycontainer._sys import READY_SECONDS
 
 READY = "pycontainer-rdy"
 """What a container is called that has no program yet."""
@@ -57,14 +58,13 @@ def unchanged(
 
 def at_rest() -> None:
     """Waits until nothing is there that this process's supervisor has set up in advance."""
-    supervisor = client._current
-    seen = now = time.monotonic()
-    # Not only none: the one that was asked for last may be about to be begun.
-    while supervisor is not None and now - seen < 0.02:
-        if READY in map(name, children(supervisor.pid)):
-            seen = now
-        time.sleep(0.005)
-        now = time.monotonic()
+    here = session._current
+    if here is None or here.closed or here.advance._ready is None:
+        return
+    # It was asked for at the end of the last run, and the supervisor may not be there yet.
+    time.sleep(max(0.0, here.advance._idle_since + 1.2 * READY_SECONDS - time.monotonic()))
+    while READY in map(name, children(here.supervisor.pid)):
+        time.sleep(0.01)
 
 
 def difference(before: Held, after: Held, ignore: tuple[str, ...] = ()) -> list[str]:
