@@ -64,13 +64,12 @@ class Result:
 
     @property
     def summary(self) -> Summary | None:
-        return None if self.unavailable else Summary.of(self.figures)
+        return Summary.of(self.figures) if self.figures and not self.unavailable else None
 
     def ratio(self, baseline: Result | None) -> float | None:
         """Our median over the baseline's; None where either has none."""
-        if self.unavailable or baseline is None or baseline.unavailable:
-            return None
-        return Summary.of(self.figures).median / Summary.of(baseline.figures).median
+        own, other = self.summary, None if baseline is None else baseline.summary
+        return None if own is None or other is None else own.median / other.median
 
 
 def measure(
@@ -175,8 +174,9 @@ def summaries(results: Mapping[str, Result]) -> dict[str, Any]:
     return {
         name: {"unavailable": result.unavailable}
         if result.unavailable
-        else {**attrs.asdict(Summary.of(result.figures)), "figures": list(result.figures)}
+        else {**attrs.asdict(result.summary), "figures": list(result.figures)}
         for name, result in results.items()
+        if result.unavailable or result.summary is not None
     }
 
 

@@ -58,8 +58,13 @@ class Worker:
     def set_up(self) -> str:
         return self._competitor.set_up()
 
-    def start(self, times: int) -> list[int]:
-        return [_timed(self._competitor.start) for _ in range(times)]
+    def start(self, times: int, pause: float = 0.0) -> list[int]:
+        """With a `pause` of so many seconds ahead of each one."""
+        figures = []
+        for _ in range(times):
+            time.sleep(pause)
+            figures.append(_timed(self._competitor.start))
+        return figures
 
     def appear(self, published: bool, times: int) -> list[int]:
         """Until the program of a container runs, alone or on the default bridge; what ends it again
