@@ -54,8 +54,8 @@ def _paused(label: str) -> str:
 
 
 def _paused_turn(worker: Worker) -> Turn:
-    """What a test suite does that starts a container for each test. Who is slow has no such turns: to him it is
-    all one."""
+    """What a test suite does that starts a container for each test. Who is slow has no such turns, to him
+    it is all one."""
     slow = False
 
     def turn() -> list[float]:

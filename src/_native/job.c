@@ -89,7 +89,7 @@ pctr_job_free(struct pctr_job *job)
     pctr_close(&job->channel);
     pctr_close(&job->report);
     pctr_close(&job->held);
-    pctr_netpool_return(&job->network, job->unchanging);
+    pctr_netpool_return(&job->network, job->unchanging, pctr_job_awaited(job));
     free(job->cleanup);
     job->cleanup = NULL;
     job->id = 0;

@@ -141,18 +141,21 @@ as_new(const struct pctr_network *network)
 }
 
 void
-pctr_netpool_return(struct pctr_network *network, bool unchanged)
+pctr_netpool_return(struct pctr_network *network, bool unchanged, bool busy)
 {
-    if (network->ns < 0) {
-        return;
-    }
-    pool.lent--;
-    if (unchanged && pool.count < POOL_LIMIT && as_new(network)) {
-        pool.ready[pool.count++] = *network;
+    if (network->ns >= 0) {
+        pool.lent--;
+        if (unchanged && pool.count < POOL_LIMIT && as_new(network)) {
+            pool.ready[pool.count++] = *network;
+        }
+        else {
+            drop(network);
+        }
         *network = (struct pctr_network)PCTR_NO_NETWORK;
-        return;
     }
-    drop(network);
+    while (!busy && pool.count > POOL_SIZE) {
+        drop(&pool.ready[--pool.count]);
+    }
 }
 
 int
@@ -160,7 +163,7 @@ pctr_netpool_refill(bool missed)
 {
     bool first = !pool.tried;
     unsigned have = pool.count + pool.ordered + pool.lent;
-    unsigned want = missed && have < POOL_LIMIT ? have + 1 : POOL_SIZE;
+    unsigned want = missed && have >= POOL_SIZE && have < POOL_LIMIT ? have + 1 : POOL_SIZE;
 
     if (first) {
         pool.tried = true;

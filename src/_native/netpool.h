@@ -24,8 +24,8 @@ struct pctr_network {
 void pctr_netpool_take(struct pctr_network *network);
 
 /* Gives one back whose processes are all gone, `unchanged` where they had no right to change it.  None is
- * no harm. */
-void pctr_netpool_return(struct pctr_network *network, bool unchanged);
+ * no harm.  When nobody is `busy` any more, only a few are kept. */
+void pctr_netpool_return(struct pctr_network *network, bool unchanged, bool busy);
 
 /* Orders what is missing, from a worker that is started at the first call; with `missed`, one more than
  * there were, as long as that is not too many.  Returns a descriptor that becomes readable when one

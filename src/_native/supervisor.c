@@ -101,7 +101,7 @@ network_of(const struct pctr_plan_view *plan)
 static void
 refill_networks(const struct pctr_job *job)
 {
-    bool missed = job->network.ns < 0;
+    bool missed = job->unchanging && job->network.ns < 0;
 
     if (!missed && pctr_job_awaited(job)) {
         return;
