@@ -8,7 +8,6 @@ import signal
 import time
 from pathlib import Path
 
-import attrs
 import pytest
 
 import leaks
@@ -116,11 +115,21 @@ def test_one_that_dies_is_not_missed(image: pc.Image) -> None:
             assert out("echo fine", image=image) == "fine"
 
 
-def test_one_that_would_be_set_up_otherwise_now_is_not_used() -> None:
+def test_each_kind_has_its_own(image: pc.Image) -> None:
+    """Where anything else is wanted than what was set up, that is what there is."""
+    changed = image.configure(env={"WHO": "other"}, cwd="/bin")
     with nothing_left():
-        found = twice()
-        session.current().advance._ready = attrs.evolve(found, plan=found.plan + b"\0")
-        assert out("hostname") != found.container[:12]
+        for options in (
+            {"hostname": "a"},
+            {"read_only": True},
+            {"extra_hosts": {"x": "1.2.3.4"}},
+            {"umask": 0},
+        ):
+            found = twice(image=image)
+            assert out("hostname", image=image, **options) != found.container[:12]
+        found = twice(image=image)
+        assert out("echo $WHO; pwd", image=changed) == "other\n/bin"
+        assert out("hostname", image=changed) != found.container[:12]
 
 
 def test_layers_that_were_replaced(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ LAYERS: dict[str, int] = {
     "execution": 5,
     "launch": 5,
     "advance": 5,
+    "recipes": 5,
     "session": 5,
     "streams": 5,
     "output": 5,

@@ -5,10 +5,10 @@ and namespaces, which are the same each time. So when `run` was asked for the sa
 a row, the supervisor sets the next one up as soon as nothing else is under way, as far as its last mount. The
 next `run` of that kind brings the program. When nobody asks for it within `READY_SECONDS`, it is removed.
 
-It is used only where it is what would be set up now: its plan is compared with the one that is wanted. What a
-plan names but does not hold (a directory of the host that is bound in) might have become another one, so
-containers with such things are not set up in advance; layers are known by their inodes, which nobody else
-gets while they are mounted.
+It is used only where it is what would be set up now: it comes from the same recipe. What a plan names but
+does not hold (a directory of the host that is bound in) might have become another one, so containers with
+such things are not set up in advance; layers are known by their inodes, which nobody else gets while they are
+mounted.
 """
 
 from __future__ import annotations
@@ -26,55 +26,35 @@ from pycontainer import _sys
 from pycontainer.mounts import Content, Tmpfs
 
 if TYPE_CHECKING:
-    from pycontainer.execution import Request
-    from pycontainer.options import Options
-    from pycontainer.store import LayeredRoot
+    from pycontainer.recipes import Recipe
     from pycontainer.supervisor.client import Supervisor
 
 
-@attrs.frozen
-class Kind:
-    """What the containers of two runs have in common."""
-
-    lower: tuple[str, ...]
-    """The image's layers; none for the host's own root."""
-    options: Options
-
-
-def kind(root: LayeredRoot | None, options: Options) -> Kind | None:
-    """None where there may be no second one, or not in advance."""
-    whole = options.init and not options.tty and options.network == "none"
-    outside = options.ports or options.pass_fds or options.devices or options.name is not None
-    if not whole or outside or not all(isinstance(mount, (Content, Tmpfs)) for mount in options.mounts):
-        return None
-    if root is not None:
-        return Kind(root.lower, options)
-    # What is missing would be made, and hide what the host makes there meanwhile.
+def possible(recipe: Recipe) -> bool:
+    """Whether such a container may be set up in advance."""
+    options = recipe.options
+    whole = options.init and not options.tty and not options.pass_fds and options.name is None
+    if (
+        not whole
+        or options.devices
+        or not all(isinstance(mount, (Content, Tmpfs)) for mount in options.mounts)
+    ):
+        return False
+    # On the host image, what is missing would be made, and hide what the host makes there meanwhile.
     there = [options.cwd or "/", *(os.path.dirname(mount.dst) for mount in options.mounts)]
-    return Kind((), options) if all(map(os.path.isdir, there)) else None
-
-
-@attrs.frozen
-class Order:
-    """A container to be set up."""
-
-    kind: Kind
-    container: str
-    """Its id."""
-    request: Request
+    return recipe.lower != () or all(map(os.path.isdir, there))
 
 
 @attrs.frozen
 class Ready:
     """A container that the supervisor was asked to set up."""
 
-    kind: Kind
+    recipe: Recipe
     inodes: tuple[tuple[int, int], ...]
     container: str
     """Its id."""
     job: int
     """The number of its job."""
-    plan: bytes
 
 
 class Advance:
@@ -84,7 +64,7 @@ class Advance:
         self._supervisor = supervisor
         self._lock = threading.Lock()
         self._ready: Ready | None = None
-        self._last: Kind | None = None
+        self._last: Recipe | None = None
         self._under_way = 0
         self._idle_since = 0.0
 
@@ -100,32 +80,34 @@ class Advance:
                 self._under_way -= 1
                 self._idle_since = time.monotonic()
 
-    def take(self, kind: Kind | None) -> Ready | None:
+    def take(self, recipe: Recipe) -> Ready | None:
         """The one of that kind, where there is one; it is the caller's alone from here on."""
         with self._lock:
             found = self._ready
-            if found is None or found.kind != kind:
+            if found is None or found.recipe is not recipe:
                 return None
             self._ready = None
-        return found if found.inodes == _inodes(found.kind.lower) else None
+        return found if found.inodes == _inodes(recipe.lower) else None
 
-    def worthwhile(self, kind: Kind | None) -> bool:
+    def worthwhile(self, recipe: Recipe | None) -> bool:
         """Whether one more of the kind that is being run is likely to be wanted. To be asked once a run."""
         with self._lock:
-            again = kind is not None and kind == self._last and self._under_way == 1
-            self._last = kind
+            again = recipe is not None and recipe is self._last and self._under_way == 1
+            self._last = recipe
             return again and time.monotonic() - self._idle_since < _sys.READY_SECONDS
 
-    def order(self, order: Order) -> None:
-        """Has it set up once nothing else is under way. Raises `SupervisorError`."""
-        request, inodes = order.request, _inodes(order.kind.lower)
-        plan, cleanup = request.encoded.set_up, request.cleanup
-        if inodes is None or len(plan) + len(cleanup) > _sys.MAX_INLINE:
+    def order(self, recipe: Recipe, container: str) -> None:
+        """Has one set up, of that id, once nothing else is under way. Raises `SupervisorError`."""
+        inodes = _inodes(recipe.lower)
+        if inodes is None or not possible(recipe):
+            return
+        plan, cleanup = recipe.set_up(container), recipe.cleanup(container)
+        if len(plan) + len(cleanup) > _sys.MAX_INLINE:
             return
         job = self._supervisor.reserve()
-        self._supervisor.make_ready(job, plan, cleanup, request.lock, flags=request.flags)
+        self._supervisor.make_ready(job, plan, cleanup, recipe.decided.lock, flags=recipe.decided.flags)
         with self._lock:
-            self._ready = Ready(order.kind, inodes, order.container, job, plan)
+            self._ready = Ready(recipe, inodes, container, job)
 
 
 def _inodes(paths: tuple[str, ...]) -> tuple[tuple[int, int], ...] | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pycontainer.launch import Command
     from pycontainer.options import Options
     from pycontainer.runtime.cgroups import CgroupPlan
+    from pycontainer.runtime.plan import ContainerPlan
     from pycontainer.runtime.user import Identity
     from pycontainer.session import Session
     from pycontainer.store import ContainerDir
@@ -209,23 +210,42 @@ def open_streams(options: Options, stdin: Any, stdout: Any, stderr: Any) -> Stre
 
 @attrs.frozen
 class Request:
-    """What the supervisor is asked for one container, but for its descriptors."""
+    """What the supervisor is asked for one container, but for its streams."""
 
-    encoded: plan.ContainerPlan
+    plan: bytes
     cleanup: bytes
     flags: int
     command: Command
     groups: CgroupPlan
-    network: plan.Network
+    lock: tuple[int, ...] = ()
+    """The descriptor of what stays locked as long as anything of the container is there."""
+    network: tuple[int, ...] = ()
+
+
+@attrs.frozen
+class Decided:
+    """Everything about one container but its program."""
+
+    plan: ContainerPlan
+    cleanup: bytes
+    flags: int
+    groups: CgroupPlan
+    who: Identity
+    hostname: str
     lock: tuple[int, ...]
-    """Stays held as long as anything of the container is there."""
+    network: tuple[int, ...]
+
+    def request(self, image: Image, args: Any, options: Options) -> Request:
+        """With its program. Raises InvalidOption."""
+        command = launch.command(image, args, options, self.who, self.hostname)
+        whole = self.plan.whole(command.argv, command.paths, command.env)
+        return Request(whole, self.cleanup, self.flags, command, self.groups, self.lock, self.network)
 
 
 @launching
-def request_container(
+def decide(
     session: Session,
     image: Image,
-    args: Any,
     options: Options,
     *,
     container: str,
@@ -235,14 +255,12 @@ def request_container(
     directory: ContainerDir | None = None,
     once: bool,
     wiring: Wiring,
-) -> Request:
-    """Everything about a container, decided. `container` is its id, `root` its writable layer, with `place`
-    and `layer_fds` where that is in memory, and `directory` where it is on disk; that is removed with a
-    container that runs `once`. The others get a STARTED record. What `wiring` has made for it is given up
-    by its end, or the caller."""
+) -> Decided:
+    """`container` is its id, `root` its writable layer, with `place` and `layer_fds` where that is in memory,
+    and `directory` where it is on disk; that is removed with a container that runs `once`. The others get a
+    STARTED record. What `wiring` makes for it is given up by its end, or the caller."""
     who = launch.identity(image, options.user, session)
     hostname = hostname_of(options, container)
-    command = launch.command(image, args, options, who, hostname)
     limits = options.limits()
     groups = session.limits(container, limits, defaults=options.pids is None, freezer=not once)
     network = wiring.begin(session.supervisor, hostname)
@@ -253,9 +271,6 @@ def request_container(
         root,
         groups,
         hostname=hostname,
-        argv=command.argv,
-        paths=command.paths,
-        env=command.env,
         pass_fds=options.pass_fds,
         tty=_DEFAULT_TERMINAL if options.tty else None,
         network=network,
@@ -270,7 +285,8 @@ def request_container(
             session.answer_for(directory.group.path)
         lock = [directory.group.fd]
         trees = [directory.path] if once else []
-    return Request(encoded, plan.cleanup(groups, trees), flags, command, groups, network, tuple(lock))
+    cleanup = plan.cleanup(groups, trees)
+    return Decided(encoded, cleanup, flags, groups, who, hostname, tuple(lock), network.descriptors)
 
 
 @launching
@@ -281,17 +297,14 @@ def begin_container(
     streams: Streams,
     *,
     layer_fds: Sequence[int] = (),
-    wiring: Wiring,
     job: Job | None = None,
 ) -> Execution:
     """Ask for a container. It is under way when this returns; how it went is in the job's records."""
-    encoded = request.encoded.whole
     fds = _descriptors([*request.lock], streams, options)
     fds += layer_fds
-    fds += request.network.descriptors
-    job = session.supervisor.start(encoded, request.cleanup, fds, flags=request.flags, job=job)
-    wiring.files.asked()
-    return Execution(job, streams, request.command, session, request.groups, encoded)
+    fds += request.network
+    job = session.supervisor.start(request.plan, request.cleanup, fds, flags=request.flags, job=job)
+    return Execution(job, streams, request.command, session, request.groups, request.plan)
 
 
 @launching

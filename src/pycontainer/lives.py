@@ -77,10 +77,9 @@ class Run:
         job = here.supervisor.new_job()
         try:
             root, layer_fds = layer.use(), layer.descriptors()
-            request = execution.request_container(
+            decided = execution.decide(
                 here,
                 image,
-                args,
                 options,
                 container=layer.id,
                 root=root,
@@ -90,9 +89,9 @@ class Run:
                 once=False,
                 wiring=wiring,
             )
-            begun = execution.begin_container(
-                here, request, options, streams, layer_fds=layer_fds, wiring=wiring, job=job
-            )
+            request = decided.request(image, args, options)
+            begun = execution.begin_container(here, request, options, streams, layer_fds=layer_fds, job=job)
+            wiring.files.asked()
             run = cls(begun, output.Output(streams, journal), wiring)
             if journal is not None:
                 run.log_start = journal.log.end()

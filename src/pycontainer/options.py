@@ -157,7 +157,7 @@ class Options:
         is a TypeError, as it is for a keyword argument.
         """
         if base is None:
-            return cls(**overrides)
+            base = _DEFAULTS
         if not isinstance(base, Options):
             raise refuse("options", base, f"must be pycontainer.Options, not {type(base).__name__}")
         if not overrides:
@@ -205,3 +205,4 @@ class Options:
 
 _FIELDS = {field.name: field for field in attrs.fields(Options)}
 _NAMES = frozenset(_FIELDS)
+_DEFAULTS = Options()

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
 
-from pycontainer import advance, execution, known, launch, session
+from pycontainer import execution, known, launch, recipes, session
 from pycontainer.errors import ImageNotFound, InvalidOption
 from pycontainer.execution import Text
 from pycontainer.options import Options
-from pycontainer.runtime import plan
+from pycontainer.store import HostRoot
 from pycontainer.streams import PIPE
 from pycontainer.units import refuse
 from pycontainer.wiring import Wiring
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pycontainer.completed import Completed
     from pycontainer.container import Container
     from pycontainer.image import Image
+    from pycontainer.recipes import Recipe
     from pycontainer.session import Session
     from pycontainer.store import Store
     from pycontainer.streams import Streams
@@ -138,94 +139,54 @@ def run(
     data = how.encode(input)
     streams = execution.open_streams(chosen, with_input(chosen.stdin, input), stdout, stderr)
     with ExitStack() as held:
-        begun, following = _begin_once(image, args, chosen, streams, held)
+        begun, recipe = _begin_once(image, args, chosen, streams, held)
         result = begun.run(data, how, timeout, began=began)
-        if following is not None:
-            begun.session.advance.order(following)
+        if recipe is not None:
+            begun.session.advance.order(recipe, os.urandom(16).hex())
     if check:
         result.check_returncode()
     return result
 
 
-@attrs.frozen
-class _Container:
-    """One that is removed with its program, before it is asked for."""
-
-    id: str
-    request: execution.Request
-    wiring: Wiring
-
-
-def _decide(
-    here: Session,
-    image: Image,
-    args: Any,
-    options: Options,
-    held: ExitStack,
-    container: str,
-) -> _Container:
-    root = launch.root_of(image)
-    layer, directory = plan.Root(), None
-    if root is not None:
-        directory = root.store.own_containers().unmade(container)
-        layer = plan.Root(
-            root.lower,
-            directory.upper,
-            directory.work,
-            unmade=directory.path,
-            volumes=directory.volumes,
-        )
-    used = launch.use_volumes(options, image.rootfs(), () if root is None else root.lower, container)
-    if used is not None:
-        held.callback(used.release)
-    wiring = Wiring(options, container, lasting=False)
-    held.callback(wiring.close)
-    request = execution.request_container(
-        here,
-        image,
-        args,
-        options,
-        container=container,
-        root=layer,
-        directory=directory,
-        once=True,
-        wiring=wiring,
-    )
-    return _Container(container, request, wiring)
-
-
 def _begin_once(
     image: Image, args: Any, options: Options, streams: Streams, held: ExitStack
-) -> tuple[execution.Execution, advance.Order | None]:
+) -> tuple[execution.Execution, Recipe | None]:
     """Asks for a container that is removed with its program; what it has beside goes with `held`. With it
-    comes what to set up in advance when all went well."""
+    comes the recipe for the next one, where that should be set up in advance when all went well."""
     try:
         here = session.current()
         held.enter_context(here.advance.running())
-        kind = advance.kind(launch.root_of(image), options)
-        ready = here.advance.take(kind)
-        chosen = None if ready is None else _decide(here, image, args, options, held, ready.container)
-        if ready is None or chosen is None or chosen.request.encoded.set_up != ready.plan:
-            ready = None
-            container = os.urandom(16).hex()
-            if options.name is not None:
-                held.enter_context(known.reserved(options.name, container))
-            chosen = _decide(here, image, args, options, held, container)
+        recipe = recipes.find(here, image, options)
+        ready = None if recipe is None else here.advance.take(recipe)
+        container = os.urandom(16).hex() if ready is None else ready.container
+        if options.name is not None:
+            held.enter_context(known.reserved(options.name, container))
+        if recipe is None:
+            request = _decide(here, image, options, container, held).request(image, args, options)
+        else:
+            request = recipe.request(image, args, container)
         job = here.supervisor.new_job(None if ready is None else ready.job)
-        begun = execution.begin_container(
-            here, chosen.request, options, streams, wiring=chosen.wiring, job=job
-        )
-        following = None
-        if here.advance.worthwhile(kind) and kind is not None:
-            # Meanwhile others start the program.
-            next_one = _decide(here, image, args, options, held, os.urandom(16).hex())
-            following = advance.Order(kind, next_one.id, next_one.request)
-        return begun, following
+        begun = execution.begin_container(here, request, options, streams, job=job)
+        return begun, recipe if here.advance.worthwhile(recipe) else None
     except BaseException:
         streams.close()
         raise
     finally:
         streams.close_child()
+
+
+def _decide(
+    here: Session, image: Image, options: Options, container: str, held: ExitStack
+) -> execution.Decided:
+    """A container that has something made for it alone."""
+    root = image.rootfs()
+    lower = () if isinstance(root, HostRoot) else root.lower
+    used = launch.use_volumes(options, root, lower, container)
+    if used is not None:
+        held.callback(used.release)
+    wiring = Wiring(options, container, lasting=False)
+    held.callback(wiring.close)
+    return recipes.decide_once(here, image, options, container, wiring)
 
 
 def create(

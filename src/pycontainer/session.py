@@ -13,6 +13,7 @@ from pycontainer.store import Store
 from pycontainer.supervisor import client, plan
 
 if TYPE_CHECKING:
+    from pycontainer.recipes import Recipe
     from pycontainer.runtime.cgroups import CgroupPlan
     from pycontainer.supervisor.client import Supervisor
 
@@ -34,6 +35,8 @@ class Session:
         self._mark = owner.path
         self.supervisor: Supervisor = client.default()
         self.advance = Advance(self.supervisor)
+        self.recipes: list[Recipe] = []
+        """The kinds of containers that were run last, the latest one first; replaced, never changed."""
         self.rootless = self.supervisor.rootless
         self.many_ids = self.supervisor.idmap is None or self.supervisor.idmap.many
         self.capabilities = _ALL_CAPABILITIES if self.rootless else _own_capabilities()

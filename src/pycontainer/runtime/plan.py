@@ -204,10 +204,23 @@ class _Template:
 
 @attrs.frozen
 class ContainerPlan:
-    """The plan of one container, and as much of it as can be carried out before its program is known."""
+    """The plan of one container, all but what it executes."""
 
-    whole: bytes
-    set_up: bytes
+    _data: Data
+    _prepare: bytes
+    _setup: bytes
+    _tail: bytes
+
+    def set_up(self) -> bytes:
+        """As much of it as can be carried out before there is a program."""
+        return plan.encode(self._data, self._prepare, self._setup)
+
+    def whole(self, argv: Sequence[bytes], paths: Sequence[str], env: Mapping[str, str]) -> bytes:
+        """With a program, for which `paths` are tried in turn."""
+        data = self._data.copy()
+        tail = Ops(data, self._tail)
+        tail.exec(paths, argv, env)
+        return plan.encode(data, self._prepare, self._setup, tail.encode())
 
 
 def container(
@@ -216,17 +229,14 @@ def container(
     cgroup: CgroupPlan | None,
     *,
     hostname: str,
-    argv: Sequence[bytes],
-    paths: Sequence[str],
-    env: Mapping[str, str],
     pass_fds: Sequence[int],
     tty: tuple[int, int] | None,
     network: Network = NO_NETWORK,
     network_fd: int = 0,
 ) -> ContainerPlan:
-    """The plan of one container. `paths` are tried in turn for the program; descriptor numbers in
-    `pass_fds` follow the standard streams in the request, then the terminal's socket, and the layer's.
-    `network`'s begin at the index `network_fd`. `tty` is (rows, columns)."""
+    """The plan of one container. Descriptor numbers in `pass_fds` follow the standard streams in the request,
+    then the terminal's socket, and the layer's. `network`'s begin at the index `network_fd`. `tty` is
+    (rows, columns)."""
     template = _template(shape)
     data = template.data.copy()
     prepare, setup = Ops(data), Ops(data)
@@ -253,11 +263,8 @@ def container(
     setup.hostname(hostname)
     if tty is not None:
         setup.tty(mine, *tty, shape.program.uid, console=True)
-    before, within = prepare.encode(), setup.encode()
-    set_up = plan.encode(data, before, within)
     tail = _tail(data, template, shape.program, pass_fds)
-    tail.exec(paths, argv, env)
-    return ContainerPlan(plan.encode(data, before, within, tail.encode()), set_up)
+    return ContainerPlan(data, prepare.encode(), setup.encode(), tail.encode())
 
 
 def files(ops: Ops, shape: Shape, root: Root) -> None:

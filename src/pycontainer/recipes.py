@@ -1,0 +1,125 @@
+"""What is the same for all containers of a kind that `run` throws away: decided once, for nobody, and given
+to each by its name.
+
+A plan names its container in many places (control groups, directories, host name), always by the same 32
+digits, or the first 12 of them. So it is made for an id that nobody has nor knows, and for each container
+that is replaced, which moves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pycontainer import execution, launch
+from pycontainer.execution import Decided, Request
+from pycontainer.mounts import VolumeMount
+from pycontainer.runtime import plan
+from pycontainer.wiring import Wiring
+
+if TYPE_CHECKING:
+    from pycontainer.image import Image
+    from pycontainer.oci.config import ImageConfig
+    from pycontainer.options import Options
+    from pycontainer.runtime.user import Identity
+    from pycontainer.session import Session
+    from pycontainer.store import LayeredRoot, Store
+
+_NOBODY = os.urandom(16).hex()
+_SHORT = 12
+_MOST = 8
+
+
+@attrs.frozen(eq=False)
+class Recipe:
+    """One kind of container. Two are the same if they are one object."""
+
+    lower: tuple[str, ...]
+    """The image's layers; none for the host's own root. They can be pruned meanwhile."""
+    store: Store | None
+    """Where they are, and the container's directory, whose lock is among what was decided."""
+    options: Options
+    config: ImageConfig
+    who: Identity
+    decided: Decided
+    _set_up: bytes
+
+    def fits(self, root: LayeredRoot | None, options: Options, config: ImageConfig, who: Identity) -> bool:
+        lower, store = ((), None) if root is None else (root.lower, root.store)
+        return (
+            self.store is store
+            and self.lower == lower
+            and (self.config is config or self.config == config)
+            and (self.options is options or self.options == options)
+            and self.who == who
+        )
+
+    def request(self, image: Image, args: Any, container: str) -> Request:
+        """For the container of that id. Raises InvalidOption."""
+        made = self.decided.request(image, args, self.options)
+        return attrs.evolve(made, plan=named(made.plan, container), cleanup=self.cleanup(container))
+
+    def set_up(self, container: str) -> bytes:
+        return named(self._set_up, container)
+
+    def cleanup(self, container: str) -> bytes:
+        return named(self.decided.cleanup, container)
+
+
+def named(nobodys: bytes, container: str) -> bytes:
+    """What was made for nobody, for the container of that id."""
+    short = nobodys.replace(_NOBODY[:_SHORT].encode(), container[:_SHORT].encode())
+    return short.replace(f"{container[:_SHORT]}{_NOBODY[_SHORT:]}".encode(), container.encode())
+
+
+def find(here: Session, image: Image, options: Options) -> Recipe | None:
+    """None for containers that each have something of their own made for them: networks, volumes.
+
+    Raises what a start does that cannot be.
+    """
+    root = launch.root_of(image)
+    if options.network != "none" or options.ports:
+        return None
+    if any(isinstance(mount, VolumeMount) for mount in options.mounts):
+        return None
+    who = launch.identity(image, options.user, here)
+    known = here.recipes
+    for recipe in known:
+        if recipe.fits(root, options, image.config, who):
+            return recipe
+    made = _make(here, image, options, root, who)
+    here.recipes = [made, *known[: _MOST - 1]]
+    return made
+
+
+def _make(here: Session, image: Image, options: Options, root: LayeredRoot | None, who: Identity) -> Recipe:
+    wiring = Wiring(options, _NOBODY, lasting=False)
+    try:
+        decided = decide_once(here, image, options, _NOBODY, wiring)
+    finally:
+        wiring.close()
+    lower, store = ((), None) if root is None else (root.lower, root.store)
+    return Recipe(lower, store, options, image.config, who, decided, decided.plan.set_up())
+
+
+def decide_once(here: Session, image: Image, options: Options, container: str, wiring: Wiring) -> Decided:
+    """A container that is removed with its program; its start makes what directories it has."""
+    root = launch.root_of(image)
+    layer, directory = plan.Root(), None
+    if root is not None:
+        directory = root.store.own_containers().unmade(container)
+        layer = plan.Root(
+            root.lower, directory.upper, directory.work, unmade=directory.path, volumes=directory.volumes
+        )
+    return execution.decide(
+        here,
+        image,
+        options,
+        container=container,
+        root=layer,
+        directory=directory,
+        once=True,
+        wiring=wiring,
+    )
