@@ -7,8 +7,10 @@ import ctypes
 import datetime
 import os
 import random
+import select
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ import pycontainer as pc
 from conftest import need
 from containers import as_root, nothing_left, sleeper, unique_seconds, until, with_argument
 from host_process import Host
-from pycontainer import session
+from pycontainer import _sys, session
 
 BUSYBOX = Path("/bin/busybox")
 FOREVER = "while :; do sleep 0.02; done"
@@ -832,3 +834,32 @@ def small_disk(path: Path, size: str) -> Iterator[Path]:
         yield path
     finally:
         libc.umount2(os.fsencode(path), 2)
+
+
+@pytest.mark.parametrize("way", ["Container.wait", "Job.wait"])
+def test_an_end_that_another_thread_takes_in_before_the_waiting_begins(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """As the minder may, at the worst moment: the number of the channel is another file's at once."""
+    with contextlib.ExitStack() as rest, sleeper() as container:
+        run = container._run
+        assert run is not None
+        job, poll = run.job, _sys.poll
+
+        def late(poller: select.poll, deadline: float | None) -> list[tuple[int, int]]:
+            monkeypatch.setattr(_sys, "poll", poll)
+            job.end()
+            until(lambda: job.take() is not None, "its end is taken in")
+            for _ in range(8):
+                for sock in socket.socketpair():
+                    rest.enter_context(sock)
+            return poll(poller, deadline)
+
+        monkeypatch.setattr(_sys, "poll", late)
+        began = time.monotonic()
+        if way == "Job.wait":
+            job.wait(10)
+        else:
+            container.wait(10)
+        assert time.monotonic() - began < 5
+        assert _sys.poll is poll

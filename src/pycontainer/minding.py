@@ -36,7 +36,8 @@ class Minder:
 
     def after_end(self, job: Job, call: Call) -> None:
         """Calls `call` once when the job has ended, whoever finds that out."""
-        channel = job.channel
+        held = job.held
+        channel = held.fd
 
         def ended() -> None:
             with self._lock:
@@ -52,7 +53,7 @@ class Minder:
                 self._jobs[channel] = job
                 self._run_thread()
                 assert self._epoll is not None
-                # Closed meanwhile: whoever took the end in calls `ended` next. Once: a copy of the
+                # Where it ended meanwhile, whoever took the end in calls `ended` next. Once: a copy of the
                 # channel in a forked child would be reported for ever.
                 with suppress(OSError):
                     self._epoll.register(channel, select.EPOLLIN | select.EPOLLONESHOT)

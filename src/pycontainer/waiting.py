@@ -71,6 +71,8 @@ class Watch:
 
     def _until(self, done: Callable[[], bool], deadline: float | None) -> bool:
         job = self.job
+        # Others may take the end in, who do not wait for it: the minder.
+        channel = job.held
         while not done():
             if deadline is not None and time.monotonic() >= deadline:
                 return False
@@ -80,7 +82,7 @@ class Watch:
             try:
                 if not done() and job.take() is None and not done():
                     poll = select.poll()
-                    poll.register(job.channel, select.POLLIN)
+                    poll.register(channel.fd, select.POLLIN)
                     _sys.poll(poll, deadline)
                     job.take()
             finally:

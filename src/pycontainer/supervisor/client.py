@@ -43,8 +43,8 @@ if _REQUEST.size != _sys.REQUEST_SIZE:
 class Job:
     """One thing the supervisor does for us; its records arrive on `channel`.
 
-    Whoever waits polls `channel` for reading and then calls `take`. The job owns the channel and
-    closes it at the final record. Until somebody calls `keep`, the job ends with this object: an
+    Whoever waits polls the channel for reading and then calls `take`. The job owns the channel and lets go
+    of it at the final record. Until somebody calls `keep`, the job ends with this object: an
     exception out of a signal's handler, wherever it comes, leaves nobody else to end it.
     """
 
@@ -63,7 +63,7 @@ class Job:
     )
 
     def __init__(self, supervisor: Supervisor, job: int) -> None:
-        self._channel = _sys.Descriptor()
+        self._channel = _sys.Held()
         self._kept = False
         self._pid = os.getpid()
         self.supervisor = supervisor
@@ -81,6 +81,13 @@ class Job:
     def channel(self) -> int:
         """-1 after the final record."""
         return self._channel.fd
+
+    @property
+    def held(self) -> _sys.Held:
+        """The channel for who polls it: its number stays what it is as long as this is referred to.
+        Another thread may take the final record in meanwhile, and a closed descriptor's number is soon
+        another file's, at which nobody would hear of the end; the record itself stays in the channel."""
+        return self._channel
 
     def send(self, message: bytes, fds: Sequence[int]) -> Job:
         """Ask for it."""
@@ -150,22 +157,23 @@ class Job:
                 except ConnectionResetError:
                     record = None
                 if record is None:
-                    self._channel.close()
+                    self._channel = _sys.Held()
                     raise self._lost()
                 if record.kind == RECORD["STARTED"]:
                     self.started = record
                     _sys.receive(self.channel)
                     return None
                 self.final = record
-                self._channel.close()
+                self._channel = _sys.Held()
             return self.final
 
     def wait(self, seconds: float | None = None) -> Record | None:
         """Waits for the final record; None when time ran out. Raises `SupervisorError`."""
         deadline = None if seconds is None else time.monotonic() + seconds
+        channel = self.held
         while (record := self.take()) is None:
             poll = select.poll()
-            poll.register(self.channel, select.POLLIN)
+            poll.register(channel.fd, select.POLLIN)
             if not _sys.poll(poll, deadline):
                 return None
         return record
