@@ -120,6 +120,14 @@ def test_modes(mode: str) -> None:
     assert network_options.lender(mode) is None
 
 
+def test_a_network_by_its_name() -> None:
+    with pc.Network.create("by-name", internal=True) as network:
+        assert Options(network="by-name").network is network
+        assert pc.run("host", ["true"], network="by-name").returncode == 0
+    with pytest.raises(InvalidOption, match=r"^network='by-name': must be .* or its name"):
+        Options(network="by-name")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

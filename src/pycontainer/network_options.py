@@ -46,13 +46,30 @@ class Port:
 
 
 def network(value: Any) -> Any:
-    """ "none", "host", "bridge", a `Network`, or a `Container` whose namespace is shared."""
+    """ "none", "host", "bridge", a `Network` or its name, or a `Container` whose namespace is shared."""
     if _is_container(value) and value.options.persist:
         reason = "must not be persistent: its network is its keeper's, another process; publish its ports"
         raise refuse("network", value, reason)
     if value in _MODES if isinstance(value, str) else _is_network(value) or _is_container(value):
         return value
-    raise refuse("network", value, f"must be one of {', '.join(_MODES)}, a Network or a Container")
+    found = _called(value)
+    if found is not None:
+        return found
+    allowed = f"must be one of {', '.join(_MODES)}, a Network of this process or its name, or a Container"
+    raise refuse("network", value, allowed)
+
+
+def _called(name: object) -> Network | None:
+    # Who has made one has imported its module.
+    module = sys.modules.get("pycontainer.networks")
+    networks: list[Network] = [] if module is None else module.Network.list()
+    return next((network for network in networks if network.name == name), None)
+
+
+def check_container(value: object) -> None:
+    """Raises InvalidOption for what is none."""
+    if not _is_container(value):
+        raise refuse("container", value, "must be a Container")
 
 
 def _is_network(value: object) -> bool:
@@ -127,7 +144,7 @@ def _place(value: Any, option: str) -> tuple[str | None, int]:
         host, port = value
         found = _address(host)
         if found is None:
-            raise refuse(option, value, "must begin with an address of this host")
+            raise refuse(option, value, 'must be a port, or an address and a port: ("127.0.0.1", 8080)')
         return found, 0 if port is None else parse_int(port, option=option, low=0, high=65535)
     return None, parse_int(value, option=option, low=0, high=65535)
 
