@@ -368,6 +368,26 @@ def test_equal_subnets_are_two_networks() -> None:
         assert first.ip_address == second.ip_address == "10.9.0.2"
         assert ask(first, "tcp,4,10.9.0.2") == ["1"]
         assert ask(second, "tcp,4,10.9.0.2") == ["2"]
+        # But nobody can be on both: which of them would an address be on?
+        for network, container in ((two, first), (one, second)):
+            before = container.addresses
+            with pytest.raises(pc.InvalidState, match=r"10\.9\.0\.0/24 of network \w+ overlaps"):
+                network.connect(container)
+            assert (container.addresses, links(container)) == (before, ["eth0", "lo"])
+
+
+def test_subnets_close_to_each_other_are_different_in_both_families() -> None:
+    with (
+        pc.Network.create("one", subnet="10.9.0.0/24", internal=True) as one,
+        pc.Network.create("two", subnet="10.9.1.0/24", internal=True) as two,
+        server(one, "1") as first,
+        server(two, "2") as second,
+        sleeper(network=one) as both,
+    ):
+        two.connect(both)
+        (four, six), (other_four, other_six) = first.addresses["one"], second.addresses["two"]
+        assert ask_all(both, {four: "4", six: "6"}) == ["1"] * 4
+        assert ask_all(both, {other_four: "4", other_six: "6"}) == ["2"] * 4
 
 
 def test_internal_leads_nowhere_else(network: pc.Network) -> None:
@@ -472,6 +492,24 @@ def test_cut_off_and_healed(network: pc.Network) -> None:
             assert ask_all(second, {"a": "4"}) == ["a"] * 2
 
 
+def test_what_was_cut_off_gets_all_its_addresses_back(network: pc.Network) -> None:
+    """Also where it had asked for one of them, and where it asks for others now."""
+    mine, another = str(network.subnet[9]), str(network.subnet[11])
+    with sleeper(network=network, ip_address=mine) as container, sleeper(network=network):
+        four, six = container.addresses["net"]
+        assert four == mine
+        network.disconnect(container)
+        with pytest.raises(pc.InvalidOption, match="is no host's"):
+            network.connect(container, ip_address=str(network.subnet[0]))
+        network.connect(container)
+        assert container.addresses["net"] == (mine, six)
+        network.disconnect(container)
+        network.connect(container, ip_address=another)
+        assert container.addresses["net"] == (another, six)
+        with sleeper(network=network, ip_address=mine) as second:
+            assert second.ip_address == mine
+
+
 def test_who_was_cut_off_stays_so(network: pc.Network) -> None:
     """Until somebody connects it: a restart heals no partition."""
     with (
@@ -520,6 +558,9 @@ def test_what_connect_and_disconnect_refuse(network: pc.Network, other: pc.Netwo
                 other.connect(first, ip_address=bad)
         with pytest.raises(pc.InvalidOption, match=r"^aliases="):
             other.connect(first, aliases="x")
+        for verb in (other.connect, network.disconnect):
+            with pytest.raises(pc.InvalidOption, match=r"^container='name': must be a Container"):
+                verb("name")  # type: ignore[arg-type]
         assert [*first.addresses] == ["net"]
         assert other.containers == []
         gone = sleeper()
@@ -714,6 +755,19 @@ def test_the_lender_ends_first(network: pc.Network) -> None:
             late.start()
 
 
+def test_a_lender_that_starts_again_has_another_namespace(network: pc.Network) -> None:
+    with server(network, "a") as lender, sleeper(network=lender) as follower, server(network, "b", name="b"):
+        lender.restart(timeout=0)
+        assert lender.addresses != {}
+        assert (follower.addresses, follower.ip_address, links(follower)) == ({}, None, ["lo"])
+        assert "b" not in names_in(follower)
+        follower.restart(timeout=0)
+        assert follower.addresses == lender.addresses
+        assert names_in(follower)["b"]
+        follower.stop(0)
+        assert follower.addresses == {}
+
+
 def test_a_lender_must_run() -> None:
     with pc.create("host", ["true"]) as created, pytest.raises(pc.InvalidState):
         sleeper(network=created)
@@ -862,6 +916,13 @@ def test_a_port_that_is_taken_leaves_nothing_on_the_network(network: pc.Network)
             server(network, "a", name="a", ports={PORT: number})
         assert network.containers == [first]
         assert names_in(first) == before
+        with sleeper(name="holder", ports={PORT: None, "7000/udp": None}) as second:
+            for name in (PORT, "7000/udp"):
+                held = second.ports[name].port
+                with pytest.raises(
+                    pc.PortInUse, match=rf"{held}.*by container holder, process {os.getpid()}"
+                ):
+                    server(network, "a", name="a", ports={name: held})
 
 
 @pytest.fixture

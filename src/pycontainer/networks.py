@@ -92,10 +92,12 @@ class Network:
             raise CapabilityUnavailable(
                 f"subnet={str(six)!r}: this host has no IPv6", remedy="load the module ipv6"
             )
-        self._reserved = subnets.Reserved(four, [one.subnet for one in _networks.values()])
+        others = [subnet for one in _networks.values() for subnet in one.subnets]
+        self._reserved = subnets.Reserved(four, others)
         self._pools: list[subnets.Addresses] = [subnets.Addresses(self._reserved.subnet)]
         if ipv6:
-            self._pools.append(subnets.Addresses(six or subnets.unique_local(self._reserved.subnet)))
+            own = six or subnets.unique_local(self._reserved.subnet, others)
+            self._pools.append(subnets.Addresses(own))
         gateways = [ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}") for pool in self._pools]
         self._switch = Switch(name, gateways, internal=internal, mtu=mtu)
 
@@ -176,17 +178,21 @@ class Network:
         """Put a container on it, beside the networks that it is on already; one that was disconnected gets
         back what it had. One that does not run is put on it at its next start.
 
-        Raises InvalidState for one that is on it, InvalidOption for one that has the host's network or
-        another container's, and for an address that is not free.
+        Raises InvalidState for one that is on it, or on another network with such addresses, InvalidOption
+        for one that has the host's network or another container's, and for an address that is not free.
         """
         from pycontainer import network_options
 
+        network_options.check_container(container)
         self._check()
         container._connect_to(self, network_options.aliases(aliases), network_options.ip_address(ip_address))
 
     def disconnect(self, container: Container) -> None:
         """Cut a container off: its link is gone, what it had is kept for `connect`. Raises InvalidState for
         one that is not on it."""
+        from pycontainer import network_options
+
+        network_options.check_container(container)
         self._check()
         container._disconnect_from(self)
 
@@ -294,20 +300,20 @@ class Network:
             self._check()
             if container in self._members:
                 raise InvalidState(f"connect: the container is on {self._shown()} already")
-            parted = self._parted.pop(container, None)
-            if parted is not None and not wanted:
-                parted.port.names = tuple(dict.fromkeys([*parted.port.names, *called]))
-                self._members[container] = parted
-                return parted
-            addresses = self._addresses(wanted)
+            parted = self._parted.get(container)
+            had, names = ((), ()) if parted is None else (parted.addresses, parted.port.names)
+            addresses = self._addresses(wanted, had)
             named = tuple([str(one) for one in addresses if one.version == 4 or self._names_of_ipv6])
-            member = Member(wiring, Port(addresses, named, tuple(dict.fromkeys(called))))
+            member = Member(wiring, Port(addresses, named, tuple(dict.fromkeys([*names, *called]))))
+            self._parted.pop(container, None)
             self._members[container] = member
             return member
 
-    def _addresses(self, wanted: Sequence[str]) -> tuple[Address, ...]:
+    def _addresses(self, wanted: Sequence[str], had: Sequence[Address]) -> tuple[Address, ...]:
+        """One of each family: as wanted, or else the one that the container had, or any that is free."""
         taken = {one for each in (self._members, self._parted) for m in each.values() for one in m.addresses}
-        asked = {one.version: one for one in map(ipaddress.ip_address, wanted)}
+        taken.difference_update(had)
+        asked = {one.version: one for one in [*had, *map(ipaddress.ip_address, wanted)]}
         found: list[Address] = []
         for pool in self._pools:
             own = asked.pop(pool.subnet.version, None)

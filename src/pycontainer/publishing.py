@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from pycontainer import known
 from pycontainer.errors import InvalidOption, LaunchError, PortInUse
 from pycontainer.network_options import Port, parse_port
 
@@ -19,6 +20,10 @@ _BACKLOG = 4096
 _LOOPBACK, _LOOPBACK_6 = "127.0.0.1", "::1"
 _TRIES = 20
 _NO_IPV6 = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+_HINTS = {
+    errno.EACCES: "ports below 1024 are root's; choose another one, or None for any that is free",
+    errno.EADDRNOTAVAIL: 'no link of this host has that address; "0.0.0.0" and "::" stand for all it has',
+}
 
 
 class HostPort(NamedTuple):
@@ -154,11 +159,7 @@ def _open(host: str, number: int, port: Port) -> socket.socket:
             raise PortInUse(
                 f"ports[{port.shown}]: {shown} of this host is in use{holder(host, number, port.protocol)}"
             ) from error
-        hint = (
-            "ports below 1024 are root's; choose another one, or None for any that is free"
-            if error.errno == errno.EACCES
-            else None
-        )
+        hint = _HINTS.get(error.errno or 0)
         raise LaunchError("publishing a port", errno=error.errno, path=shown, hint=hint) from error
     except BaseException:
         if made is not None:
@@ -174,11 +175,22 @@ def holder(host: str, number: int, protocol: Protocol) -> str:
         with contextlib.suppress(OSError):
             directory = f"/proc/{pid}/fd"
             for fd in os.listdir(directory):
-                if os.readlink(f"{directory}/{fd}") in wanted:
+                found = os.readlink(f"{directory}/{fd}")
+                if found in wanted:
+                    if int(pid) == os.getpid() and (own := _own_container(found)):
+                        return f" by container {own}, process {pid}"
                     with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
                         name = comm.read().strip()
                     return f" by {name}, process {pid}"
     return ""
+
+
+def _own_container(name: str) -> str | None:
+    """The container of this process that has the socket of that name in procfs."""
+    for container in known.everyone():
+        if container._wiring.has_socket(name):
+            return container.name or container.id[:12]
+    return None
 
 
 def _inodes(number: int, protocol: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pycontainer import naming, network_options, publishing
 from pycontainer.errors import InvalidOption, InvalidState, LaunchError
 from pycontainer.minding import minder
-from pycontainer.network import jobs
+from pycontainer.network import jobs, subnets
 from pycontainer.network.whole import whole
 from pycontainer.runtime import plan
 
@@ -81,12 +81,22 @@ class Wiring:
         with self._lock:
             return publishing.given(self._listeners)
 
+    def has_socket(self, name: str) -> bool:
+        """Whether a published port of its is the socket that procfs calls so. Takes no lock: others that ask
+        may hold theirs."""
+        names = set()
+        for one, _ in [*self._listeners]:
+            # It may be closed meanwhile.
+            with suppress(OSError):
+                names.add(f"socket:[{os.fstat(one.fileno()).st_ino}]")
+        return name in names
+
     @property
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """Its addresses while it runs, by the names of its networks."""
         lender = self.lender
         if lender is not None:
-            return lender._wiring.addresses
+            return lender._wiring.addresses if self._shares(lender) else {}
         members = [*self._members.items()]
         return {network.name: tuple(map(str, member.addresses)) for network, member in members}
 
@@ -334,6 +344,7 @@ class Wiring:
                 self._want_chosen()
             if network in self._wanted:
                 raise InvalidState(f"connect: the container is on network {network.name} already")
+            self._check_apart(network)
             had = self._left.get(network, ((), ()))
             wanted = (aliases or had[0], addresses or had[1])
             if job is not None:
@@ -341,6 +352,14 @@ class Wiring:
                 self._join_now(network, *wanted, job)
                 self._left.pop(network, None)
             self._wanted[network] = wanted
+
+    def _check_apart(self, network: Network) -> None:
+        """Two links with the same addresses beyond them would be one, and the other one dead."""
+        for other in self._wanted:
+            for subnet in network.subnets:
+                if subnets.overlap(subnet, other.subnets):
+                    what = f"{subnet} of network {network.name} overlaps with network {other.name}"
+                    raise InvalidState(f"connect: {what}, which the container is on")
 
     def _join_now(self, network: Network, aliases: Sequence[str], addresses: Sequence[str], job: Job) -> None:
         self._adopt(job)
@@ -393,7 +412,13 @@ class Wiring:
     def _known(self) -> list[Network]:
         """The networks whose members it can reach."""
         lender = self.lender
-        return [*self._members] if lender is None else lender._wiring._known()
+        if lender is None:
+            return [*self._members]
+        return lender._wiring._known() if self._shares(lender) else []
+
+    def _shares(self, lender: Container) -> bool:
+        """Whether its namespace is still the lender's, which has another one after a start."""
+        return self in lender._wiring._followers
 
     def rewrite(self) -> None:
         """Somebody came or went. A network's lock may be held, so ours must not be asked for."""

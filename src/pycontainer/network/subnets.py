@@ -46,7 +46,7 @@ def parse(value: object) -> tuple[ipaddress.IPv4Network | None, ipaddress.IPv6Ne
             raise refuse("subnet", value, f"names two IPv{subnet.version} subnets; at most one of each")
         if subnet.num_addresses < 4:
             raise refuse("subnet", one, "must have room for a gateway and containers: /30, /126 (IPv6)")
-        if any(subnet.version == other.version and subnet.overlaps(other) for other in _NOBODYS):
+        if overlap(subnet, _NOBODYS):
             raise refuse("subnet", one, "must hold addresses of hosts, of more than one link")
         found[subnet.version] = subnet
     four, six = found.get(4), found.get(6)
@@ -54,19 +54,22 @@ def parse(value: object) -> tuple[ipaddress.IPv4Network | None, ipaddress.IPv6Ne
     return four, six
 
 
+def overlap(subnet: Subnet, others: Iterable[Subnet]) -> bool:
+    """Whether addresses of `subnet` are in one of the others, too."""
+    return any(subnet.version == other.version and subnet.overlaps(other) for other in others)
+
+
 class Reserved:
     """A subnet that no other process takes while this is open."""
 
-    def __init__(
-        self, four: ipaddress.IPv4Network | None, taken: Iterable[ipaddress.IPv4Network] = ()
-    ) -> None:
+    def __init__(self, four: ipaddress.IPv4Network | None, taken: Iterable[Subnet] = ()) -> None:
         """`four` as it is, or one that is free and not in `taken`. Raises ContainerError where none is."""
         self._socket: socket.socket | None = None
         self.subnet = self._take([*routed(), *taken]) if four is None else four
 
-    def _take(self, taken: Sequence[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
+    def _take(self, taken: Sequence[Subnet]) -> ipaddress.IPv4Network:
         for candidate in _candidates():
-            if any(candidate.overlaps(other) for other in taken):
+            if overlap(candidate, taken):
                 continue
             held = _hold(candidate)
             if held is not None:
@@ -122,11 +125,16 @@ def _site() -> bytes:
     return b"\xfd" + os.urandom(5)
 
 
-def unique_local(four: ipaddress.IPv4Network) -> ipaddress.IPv6Network:
-    """An IPv6 subnet beside an IPv4 one."""
-    number = int(four.network_address) >> (32 - _LENGTH) & 0xFFFF
-    prefix = _site() + number.to_bytes(2, "big") + bytes(8)
-    return ipaddress.IPv6Network((prefix, _LENGTH_6))
+def unique_local(four: ipaddress.IPv4Network, taken: Iterable[Subnet] = ()) -> ipaddress.IPv6Network:
+    """An IPv6 subnet beside an IPv4 one, where there is none in `taken`. Raises ContainerError."""
+    taken = list(taken)
+    first = int(four.network_address) >> (32 - _LENGTH)
+    for number in range(1 << 16):
+        prefix = _site() + (first + number & 0xFFFF).to_bytes(2, "big") + bytes(8)
+        found = ipaddress.IPv6Network((prefix, _LENGTH_6))
+        if not overlap(found, taken):
+            return found
+    raise ContainerError("no free IPv6 subnet; give one with subnet=")
 
 
 def has_ipv6() -> bool:
