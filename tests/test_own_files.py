@@ -374,6 +374,44 @@ def test_what_a_program_adds_stays_when_somebody_comes(base: pc.Image, network: 
         until(lambda: added(first) == before, "the other one is forgotten")
 
 
+def test_they_follow_the_networks_that_it_is_connected_to(base: pc.Image, network: pc.Network) -> None:
+    with (
+        base.start(["sleep", "1000"], hostname="me") as container,
+        base.start(["sleep", "1000"], network=container) as follower,
+        pc.Network.create("second-of-files", internal=True) as second,
+    ):
+        both = (container, follower)
+        before = see(container, "cat /etc/hosts")
+        assert lines(before)[4:] == ["127.0.1.1 me"]
+        assert [see(one, "cat /etc/resolv.conf") for one in both] == ["", ""]
+        network.connect(container)
+        four, six = container.addresses["of-files"]
+        own = [f"{four} me", f"{six} me", f"{four} me {container.id[:12]}"]
+        assert added(container) == own
+        assert [see(one, "cat /etc/resolv.conf") for one in both] == [f"nameserver {network.gateway}"] * 2
+        second.connect(container)
+        servers = f"nameserver {network.gateway}\nnameserver {second.gateway}"
+        assert [see(one, "cat /etc/resolv.conf") for one in both] == [servers] * 2
+        second.disconnect(container)
+        assert added(container) == own
+        network.remove(force=True)
+        assert see(container, "cat /etc/hosts") == before
+        assert [see(one, "cat /etc/resolv.conf") for one in both] == ["", ""]
+
+
+@pytest.mark.parametrize("whose", ["the program's", "the caller's"])
+def test_name_servers_that_somebody_chose_stay(base: pc.Image, network: pc.Network, whose: str) -> None:
+    chosen = {"dns": ["10.0.0.53"]} if whose == "the caller's" else {}
+    with base.start(["sleep", "1000"], **chosen) as container:
+        if not chosen:
+            see(container, "echo nameserver 10.0.0.53 > /etc/resolv.conf")
+        for _ in range(2):
+            network.connect(container)
+            assert see(container, "cat /etc/resolv.conf") == "nameserver 10.0.0.53"
+            network.disconnect(container)
+            assert see(container, "cat /etc/resolv.conf") == "nameserver 10.0.0.53"
+
+
 @pytest.mark.parametrize(
     "damage",
     [": > /etc/hosts", "echo mine > /etc/hosts", "head -c 3000000 /dev/zero >> /etc/hosts"],

@@ -131,7 +131,8 @@ while True:
 """Has 192.0.2.7 for every name."""
 
 
-def test_a_network_that_leads_out(inner: pc.Network, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("begin", ["connected", "running"])
+def test_a_network_that_leads_out(inner: pc.Network, monkeypatch: pytest.MonkeyPatch, begin: str) -> None:
     """One of its members plays the name server outside."""
     server = ipaddress.ip_address("10.78.0.9")
     monkeypatch.setattr(uplink.Uplink, "nameservers", property(lambda self: (server,)))
@@ -144,8 +145,12 @@ def test_a_network_that_leads_out(inner: pc.Network, monkeypatch: pytest.MonkeyP
         ) as outside,
         pc.create("host", ["sleep", "1000"], network=inner, name="both") as both,
     ):
-        network.connect(both)
+        if begin == "connected":
+            network.connect(both)
         both.start()
+        if begin == "running":
+            assert see(both, ["cat", "/etc/resolv.conf"]) == f"nameserver {inner.gateway}\n"
+            network.connect(both)
         # The other one would say that there is nothing outside.
         assert see(both, ["cat", "/etc/resolv.conf"]) == f"nameserver {network.gateway}\n"
         assert looked_up(both, "example.com") == ["192.0.2.7"]

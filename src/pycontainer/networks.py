@@ -188,8 +188,8 @@ class Network:
         container._connect_to(self, network_options.aliases(aliases), network_options.ip_address(ip_address))
 
     def disconnect(self, container: Container) -> None:
-        """Cut a container off: its link is gone, what it had is kept for `connect`. Raises InvalidState for
-        one that is not on it."""
+        """Cut a container off: its link is gone, what it had is kept for `connect`. Its published ports and
+        `Container.connect` lead to it all the same. Raises InvalidState for one that is not on it."""
         from pycontainer import network_options
 
         network_options.check_container(container)
@@ -209,7 +209,8 @@ class Network:
         What a container sends is late by `delay` seconds and a random part of `jitter` seconds, and the part
         `loss` (0 to 1) of its packets never arrives; `rate` are the bytes per second that it sends, and
         receives, at most. So a round trip takes two delays. Durations and sizes may be text with units
-        ("50ms", "1M"). Raises InvalidOption and LaunchError.
+        ("50ms", "1M"). What comes through published ports, `connect` and `listen` does not cross the network.
+        Raises InvalidOption and LaunchError.
         """
         from pycontainer.network.impairment import Impairment
 

@@ -65,7 +65,9 @@ class Wiring:
         self._hostname = ""
         self.hosts_network = network_options.is_hosts(options.network)
         """Whether it has the host's network, so that there is nothing to do here."""
-        self.files = naming.Files(options, self._known, hosts_network=self.hosts_network)
+        self.files = naming.Files(
+            options, self._known, lambda: self.own_addresses, hosts_network=self.hosts_network
+        )
         if options.network not in ("none", "host", "bridge") and self.lender is None:
             self._want_chosen()
         _all.add(self)
@@ -115,7 +117,7 @@ class Wiring:
             self._starts += 1
             alone = self._options.network == "none" and not self._wanted and not self._options.ports
             if self.hosts_network or (alone and not self._lasting):
-                return plan.Network(self.files.contents(hostname, (), ()))
+                return plan.Network(self.files.contents(hostname))
             self._supervisor, self._hostname = supervisor, hostname
             try:
                 return self._begin(supervisor)
@@ -136,13 +138,13 @@ class Wiring:
                 self._make_namespace(supervisor)
         if self._listeners:
             self._publish(self._listeners)
-        servers = naming.servers(self._known())
         follows = self._lasting or bool(self._members) or lender is not None
         descriptors = [self._namespace.fd] if self._namespace.fd >= 0 else []
         if follows:
-            descriptors.append(self.files.expect())
-        contents = self.files.contents(self._hostname, self.own_addresses, servers)
-        return plan.Network(contents, tuple(descriptors), gives=follows)
+            # Who does not last stays on the networks that it is on.
+            descriptors.append(self.files.expect(resolver=self._lasting or lender is not None))
+        contents = self.files.contents(self._hostname)
+        return plan.Network(contents, tuple(descriptors), gives=self.files.awaited if follows else ())
 
     def started(self, job: Job) -> None:
         """The program that `begin` was called for runs; what was made for it ends with it."""

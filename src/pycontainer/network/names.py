@@ -81,6 +81,15 @@ class HostsFile:
         self._descriptor.close()
 
 
+class ResolverFile(HostsFile):
+    """A container's /etc/resolv.conf, likewise; once a program in there has changed it, it is that one's."""
+
+    def write(self, text: str) -> None:
+        now = os.pread(self._descriptor.fd, len(self._written) + 1, 0)
+        if now == self._written != _encoded(text):
+            super().write(text)
+
+
 _MAX_ADDED = 65536
 """Bytes; more is nobody's addition."""
 

@@ -153,10 +153,10 @@ class Network:
     own_files: tuple[bytes, ...] = ()
     """The contents for `Shape.own_files`."""
     descriptors: tuple[int, ...] = ()
-    """The network namespace, where one is joined; then a socket for the first of the files, to be
-    rewritten, where there is one. They are the last of the request's."""
-    gives: bool = False
-    """Whether there is such a socket."""
+    """The network namespace, where one is joined; then a socket for those of the files that are to be
+    rewritten, where there are any. They are the last of the request's."""
+    gives: tuple[int, ...] = ()
+    """Which files those are."""
 
 
 NO_NETWORK = Network()
@@ -250,8 +250,8 @@ def container(
     setup.extend(template.furnishing)
     for index, content in enumerate(network.own_files):
         setup.make_file(_own_file(index), content)
-    if network.gives:
-        setup.give(network_fd + shape.joins_network, f"{shape.place.base}/{_own_file(0)}", os.O_RDWR)
+    for index in network.gives:
+        setup.give(network_fd + shape.joins_network, f"{shape.place.base}/{_own_file(index)}", os.O_RDWR)
     setup.extend(template.after_files)
     if shape.host is None:
         for path, mode in ((root.unmade, 0o700), (root.upper, 0o755), (root.work, 0o700)):
