@@ -8,6 +8,7 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -328,6 +329,22 @@ def test_a_device_of_the_hosts() -> None:
     assert sh("test -c /dev/other").returncode == 1
     assert out("head -c 5 /dev/other | od -An -tx1", devices=["/dev/zero:/dev/other"]).split() == ["00"] * 5
     assert out("echo x > /dev/deep/null && echo ok", devices=[("/dev/null", "/dev/deep/null", "rw")]) == "ok"
+
+
+@as_root
+@pytest.mark.parametrize("options", [{}, {"cap_add": ["MKNOD"]}, {"privileged": True}], ids=str)
+def test_the_hosts_node_stays_as_it_is(tmp_path: Path, options: dict[str, Any]) -> None:
+    """It is written to as a device, and is a file of the host's all the same."""
+    node = tmp_path / "node"
+    os.mknod(node, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    before = node.lstat()
+    script = (
+        "echo x > /dev/other && echo written; chmod 666 /dev/other; chown 1:1 /dev/other; touch /dev/other"
+    )
+    found = sh(script, devices=[f"{node}:/dev/other"], **options)
+    assert found.stdout == "written\n"
+    assert found.stderr.count("Read-only file system") == 3
+    assert node.lstat() == before
 
 
 def test_a_missing_device_is_named() -> None:

@@ -668,7 +668,8 @@ def _fill_dev(ops: Ops, shape: Shape, trees: _Trees) -> None:
     for path, mode, number in shape.nodes:
         ops.make_node(path, mode, number)
     for slot, target in trees.devices:
-        ops.bind(slot, target, MS_NOSUID | MS_NOEXEC, how=CREATE)
+        # The host's own node: who may write to the device shall not change the node's mode and owner.
+        ops.bind(slot, target, MS_RDONLY | MS_NOSUID | MS_NOEXEC, how=CREATE)
     for name, target in isolation.DEVICE_LINKS:
         ops.make_link(f"/dev/{name}", target)
 
