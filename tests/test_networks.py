@@ -18,6 +18,7 @@ import pytest
 import pycontainer as pc
 from conftest import need
 from containers import PYTHON, nothing_left, sleeper, until
+from pycontainer import session
 from pycontainer.errors import CapabilityUnavailable
 from pycontainer.network import subnets, usermode
 
@@ -771,6 +772,48 @@ def test_a_lender_that_starts_again_has_another_namespace(network: pc.Network) -
 def test_a_lender_must_run() -> None:
     with pc.create("host", ["true"]) as created, pytest.raises(pc.InvalidState):
         sleeper(network=created)
+
+
+# What users who are not root may do with a network of their own.
+
+PING = """
+import os, socket, struct
+print(os.getuid())
+socket.create_server(("", 80))
+for family, kind, protocol in ((socket.AF_INET, 8, socket.IPPROTO_ICMP), (socket.AF_INET6, 128, 58)):
+    ping = socket.socket(family, socket.SOCK_DGRAM, protocol)
+    ping.settimeout(10)
+    ping.connect(("localhost", 0))
+    ping.send(struct.pack("!BBHHH", kind, 0, 0, 0, 1) + b"abc")
+    print(ping.recv(100)[-3:].decode())
+"""
+
+
+@pytest.mark.parametrize("user", ["0", "1000:1000"])
+@pytest.mark.parametrize("which", ["none", "bridge", "another's"])
+def test_low_ports_and_ping(network: pc.Network, which: str, user: str) -> None:
+    if user != "0" and os.getuid() != 0:
+        maps = session.current().supervisor.idmap
+        need(maps is None or maps.many, "a range in /etc/subuid")
+    before = [Path(sysctl).read_text() for sysctl in SYSCTLS]
+    with sleeper(network=network) as lender:
+        chosen = {"none": "none", "bridge": network, "another's": lender}[which]
+        done = pc.run("host", [*PYTHON, PING], network=chosen, user=user, capture_output=True, timeout=60)
+    assert (done.stdout.split(), done.stderr) == ([user.partition(":")[0].encode(), b"abc", b"abc"], b"")
+    assert [Path(sysctl).read_text() for sysctl in SYSCTLS] == before
+
+
+SYSCTLS = ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/sys/net/ipv4/ping_group_range")
+
+
+def test_a_caller_may_keep_low_ports_from_users() -> None:
+    done = pc.run(
+        "host",
+        ["cat", SYSCTLS[0]],
+        sysctls={"net.ipv4.ip_unprivileged_port_start": 1024},
+        capture_output=True,
+    )
+    assert done.stdout == b"1024\n"
 
 
 # Starts again, and starts from templates.

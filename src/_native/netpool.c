@@ -41,11 +41,36 @@ loopback_up(void)
     return pctr_result(ioctl(sock, SIOCSIFFLAGS, &request));
 }
 
+#define PORT_START "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+#define PING_GROUPS "/proc/sys/net/ipv4/ping_group_range"
+
+/* A network of its own has no ports to keep from its users, and no reason why they should need raw
+ * sockets to ping (ip(7), icmp(7)); docker has it so, too.  Where it cannot be, root still can. */
+static void
+open_to_users(void)
+{
+    /* The groups must be there in the user namespace: all, those of a usual range, or root's alone. */
+    static const char *const groups[] = {"0 2147483647", "0 65535", "0 0"};
+
+    (void)pctr_write_file(PORT_START, "0", 1);
+    for (unsigned i = 0; i < sizeof groups / sizeof groups[0]; i++) {
+        if (pctr_write_file(PING_GROUPS, groups[i], strlen(groups[i])) >= 0) {
+            return;
+        }
+    }
+}
+
 int
 pctr_netpool_make(void)
 {
     int error = pctr_result(unshare(CLONE_NEWNET));
-    return error < 0 ? error : loopback_up();
+    if (error >= 0) {
+        error = loopback_up();
+    }
+    if (error >= 0) {
+        open_to_users();
+    }
+    return error;
 }
 
 static int
