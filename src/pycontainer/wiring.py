@@ -100,7 +100,7 @@ class Wiring:
         if lender is not None:
             return lender._wiring.addresses if self._shares(lender) else {}
         members = [*self._members.items()]
-        return {network.name: tuple(map(str, member.addresses)) for network, member in members}
+        return {network.name: member.port.shown for network, member in members}
 
     @property
     def own_addresses(self) -> list[str]:

@@ -85,8 +85,9 @@ class ResolverFile(HostsFile):
     """A container's /etc/resolv.conf, likewise; once a program in there has changed it, it is that one's."""
 
     def write(self, text: str) -> None:
-        now = os.pread(self._descriptor.fd, len(self._written) + 1, 0)
-        if now == self._written != _encoded(text):
+        if _encoded(text) == self._written:
+            return
+        if os.pread(self._descriptor.fd, len(self._written) + 1, 0) == self._written:
             super().write(text)
 
 

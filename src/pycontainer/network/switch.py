@@ -48,6 +48,12 @@ class Port:
     linked: bool = False
     impaired: int | None = None
     """Its number at the one who impairs."""
+    shown: tuple[str, ...] = attrs.field(init=False)
+    """The addresses as text, which takes its time and is asked for whenever somebody comes or goes."""
+
+    @shown.default
+    def _shown(self) -> tuple[str, ...]:
+        return tuple(map(str, self.addresses))
 
     @property
     def link(self) -> str:
