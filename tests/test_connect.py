@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,8 @@ def test_the_other_loopback_address(server: pc.Container) -> None:
 def test_a_path(server: pc.Container, path: str) -> None:
     assert len(path) > 100
     assert echo(server.connect(path)) == b"unix hello"
+    assert echo(server.connect(Path(path))) == b"unix hello"
+    assert echo(server.connect(server.path(path))) == b"unix hello"
 
 
 def test_the_socket_is_an_ordinary_one(server: pc.Container) -> None:

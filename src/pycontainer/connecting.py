@@ -7,9 +7,10 @@ import os
 import select
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pycontainer import _sys
+from pycontainer.files.pure import PureContainerPath
 from pycontainer.units import parse_int, refuse
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from pycontainer.supervisor.served import Served
 
-Target = int | str | os.PathLike[str]
+Target: TypeAlias = "int | str | os.PathLike[str] | PureContainerPath"
 
 _LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 _NOT_THERE = {errno.ECONNREFUSED, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENETUNREACH}
@@ -28,7 +29,10 @@ _LONGEST = 0.025
 
 
 def parse_target(value: Target) -> int | str:
-    """A port's number, or an absolute path in the container. Raises InvalidOption."""
+    """A port's number, or an absolute path in the container, also one that `Container.path` gave. Raises
+    InvalidOption."""
+    if isinstance(value, PureContainerPath):
+        value = str(value)
     if isinstance(value, (str, os.PathLike)):
         path = os.fspath(value)
         if not isinstance(path, str) or not path.startswith("/") or "\0" in path:

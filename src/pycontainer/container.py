@@ -519,7 +519,9 @@ class Container:
 
     # Network.
 
-    def connect(self, target: int | str | os.PathLike[str], *, timeout: float | None = None) -> socket.socket:
+    def connect(
+        self, target: int | str | os.PathLike[str] | ContainerPath, *, timeout: float | None = None
+    ) -> socket.socket:
         """A socket connected to a TCP port (at 127.0.0.1, else ::1, else its own addresses) or to a Unix
         socket's path, both as the running container has them; nothing needs to be published.
 
