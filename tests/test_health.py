@@ -130,6 +130,37 @@ def test_images_that_say_nonsense(document: dict[str, Any]) -> None:
             assert container.healthcheck is None
 
 
+def test_mappings() -> None:
+    """They would be taken for lists of their keys otherwise."""
+    wanted = pc.Healthcheck("a b", interval=2, retries=5)
+    document = {"Test": ["CMD-SHELL", "a b"], "Interval": 2_000_000_000, "Retries": 5}
+    for given in ({"test": "a b", "interval": 2, "retries": 5}, document):
+        assert pc.Options(healthcheck=given).healthcheck == wanted
+    assert pc.Options(healthcheck={"Test": ["NONE"]}).healthcheck is False
+    assert pc.Options(healthcheck={"Interval": 5}).healthcheck is None
+    nanoseconds = {"test": ["CMD", "a"], "interval": 30_000_000_000}
+    nonsense: list[dict[str, Any]] = [{"interval": 2}, {"test": "a", "tries": 3}, {"Test": "a"}, nanoseconds]
+    for bad in nonsense:
+        with pytest.raises(pc.InvalidOption, match="healthcheck"):
+            pc.Options(healthcheck=bad)
+    with pytest.raises(pc.InvalidOption, match="entrypoint"):
+        pc.Options(entrypoint={"a": "b"})
+
+
+@pytest.mark.parametrize(
+    "check", [pc.Healthcheck(["a"], start_period=0.5, retries=7), pc.Healthcheck("a b", timeout=1.25)]
+)
+def test_an_image_is_given_one_as_a_container_is(check: pc.Healthcheck) -> None:
+    assert healthcheck.of_image(check.document()) == check
+    host = pc.Image.host()
+    assert host.configure(healthcheck=check).config.healthcheck == check.document()
+    assert host.configure(healthcheck="x").config.healthcheck == pc.Healthcheck("x").document()
+    assert host.configure(healthcheck=False).config.healthcheck == {"Test": ["NONE"]}
+    assert host.configure(healthcheck=check).configure(healthcheck=None).config.healthcheck is None
+    with pytest.raises(pc.InvalidOption, match="healthcheck"):
+        host.configure(healthcheck=["CMD"])
+
+
 def test_run_refuses_one() -> None:
     with pytest.raises(pc.InvalidOption, match="healthcheck"):
         pc.run("host", ["true"], healthcheck="true")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -83,8 +83,17 @@ class Healthcheck:
     retries: int = attrs.field(default=3, converter=_retries)
 
 
-def parse_option(value: Any) -> Healthcheck | bool | None:
-    """The option `healthcheck`: None is the image's, False none. Raises InvalidOption."""
+    def document(self) -> dict[str, Any]:
+        """As an image's config has it, which `of_image` reads."""
+        shell = self.test[:2] == _SHELL and len(self.test) == 3
+        test = ["CMD-SHELL", self.test[2]] if shell else ["CMD", *self.test]
+        times = {theirs: round(getattr(self, ours) * 1e9) for ours, theirs in _TIMES.items()}
+        return {"Test": test, **times, "Retries": self.retries}
+
+
+def parse_option(value: Any) -> Healthcheck | Literal[False] | None:
+    """The option `healthcheck`: None is the image's, False none; a mapping holds a Healthcheck's own
+    arguments, or is an image config's object. Raises InvalidOption."""
     if value is None or value is False or isinstance(value, Healthcheck):
         return value
     if value is True:
@@ -92,9 +101,35 @@ def parse_option(value: Any) -> Healthcheck | bool | None:
     if isinstance(value, (list, tuple)) and list(value) == ["NONE"]:
         return False
     try:
-        return Healthcheck(value)
-    except InvalidOption as error:
+        return _of_mapping(value) if isinstance(value, Mapping) else Healthcheck(value)
+    except (InvalidOption, InvalidImage) as error:
         raise InvalidOption(f"healthcheck: {error}") from None
+
+
+def _of_mapping(value: Mapping[str, Any]) -> Healthcheck | Literal[False] | None:
+    if _is_document(value):
+        # Without a command it says nothing, as in docker's requests.
+        return of_image(value) or (False if value.get("Test") else None)
+    names = [field.name for field in attrs.fields(Healthcheck)]
+    if unknown := [key for key in value if key not in names]:
+        raise refuse("healthcheck", unknown[0], f"is no field of it; there are {', '.join(names)}")
+    if "test" not in value:
+        raise refuse("healthcheck", dict(value), "must have a command as test")
+    return Healthcheck(**value)
+
+
+def _is_document(value: object) -> bool:
+    """Whether it is an image config's object, whose names begin with capitals."""
+    return isinstance(value, Mapping) and all(str(key)[:1].isupper() for key in value)
+
+
+def for_image(value: Any) -> Any:
+    """What an image's config is to say: its own object as it is, else what the option takes. Raises
+    InvalidOption."""
+    if value is None or _is_document(value):
+        return value
+    parsed = parse_option(value)
+    return parsed.document() if isinstance(parsed, Healthcheck) else {"Test": ["NONE"]}
 
 
 def of_image(document: Mapping[str, Any] | None) -> Healthcheck | None:

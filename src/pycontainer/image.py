@@ -530,7 +530,7 @@ def pull(
 
 def _config(config: ConfigLike | None) -> ImageConfig:
     try:
-        return ImageConfig.of(config)
+        return ImageConfig.of(_with_healthcheck(config) if isinstance(config, Mapping) else config)
     except InvalidImage as error:
         raise InvalidOption(str(error)) from None
 
@@ -554,4 +554,11 @@ def _merged(config: ImageConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(added, Mapping):
             both = {**getattr(config, key), **added}
             merged[key] = {name: value for name, value in both.items() if value is not None}
-    return merged
+    return _with_healthcheck(merged)
+
+
+def _with_healthcheck(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A healthcheck as the option takes it becomes what an image's config says. Raises InvalidOption."""
+    from pycontainer.healthcheck import for_image
+
+    return {key: for_image(value) if key == "healthcheck" else value for key, value in config.items()}

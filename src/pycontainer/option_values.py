@@ -93,8 +93,9 @@ class SeccompProfile:
 
 
 def _items(value: object, option: str) -> list[Any]:
-    """The members of a collection; text is refused, which would fall apart into its letters."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    """The members of a collection; text is refused, which would fall apart into its letters, and a mapping,
+    which would lose its values."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise refuse(option, value, f"must be a list, not {type(value).__name__}")
     return list(value)
 
@@ -505,7 +506,8 @@ def _texts(value: Any, option: str) -> tuple[tuple[str, str], ...]:
 
 
 def healthcheck(value: Any) -> Any:
-    """A `Healthcheck`, a command (a list, or a shell's text), False for none, None for the image's."""
+    """A `Healthcheck` or a mapping of its arguments, a command (a list, or a shell's text), False for none,
+    None for the image's."""
     if value is None or value is False:
         return value
     from pycontainer.healthcheck import parse_option  # which needs this module
