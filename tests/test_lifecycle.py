@@ -466,10 +466,15 @@ def test_listed_and_found() -> None:
         assert pc.Container.list(all=True) == [one, two, three]
         assert pc.Container.list(labels={"app": "web"}) == []
         assert pc.Container.list(all=True, labels={"app": "web"}) == [two, three]
-        assert pc.Container.list(all=True, labels=["tier"]) == [one]
+        for given in (["tier"], "tier", "tier=back", ["app=db", "tier"], {"tier": None}):
+            assert pc.Container.list(all=True, labels=given) == [one]
+        assert pc.Container.list(labels="tier=front") == []
         assert pc.Container.list(status="created") == [two]
         assert pc.Container.list(status="stopped") == [three]
         assert pc.Container.get("one") is pc.Container.get(one.id) is pc.Container.get(one.id[:12]) is one
+        for bad in ({"status": "exited"}, {"status": ["running"]}, {"labels": 5}, {"labels": [5]}):
+            with pytest.raises(pc.InvalidOption, match=next(iter(bad))):
+                pc.Container.list(**bad)
         for wrong in ("on", "", one.id[:3], "nobody", one.id + "0"):
             with pytest.raises(pc.ContainerNotFound):
                 pc.Container.get(wrong)
@@ -491,6 +496,32 @@ def test_a_name_belongs_to_one() -> None:
         with pytest.raises(pc.LaunchError):
             pc.start("host", ["/no/such"], name="mine")
         pc.create("host", ["true"], name="mine").remove()
+
+
+def test_a_store_of_its_own(tmp_path: Path) -> None:
+    """Names are a store's, and who asks for one store's containers is told of no other's."""
+    store = pc.Store(tmp_path / "store")
+    (tmp_path / "root").mkdir()
+    image = pc.Image.from_directory(tmp_path / "root", store=store)
+    with (
+        pc.create("host", ["true"], name="twin") as here,
+        image.create(["true"], name="twin") as there,
+        pc.create("host", ["true"], name="hosts", store=store) as hosts,
+    ):
+        assert pc.Container.list(all=True, store=store) == [there, hosts]
+        assert pc.Container.list(all=True, store=pc.Store.default()) == [here]
+        assert pc.Container.list(all=True) == [here, there, hosts]
+        assert pc.Container.get("twin") is here
+        assert pc.Container.get("twin", store=store) is there
+        assert pc.Container.get("hosts") is hosts
+        for wanted in ("hosts", hosts.id, hosts.id[:12]):
+            with pytest.raises(pc.ContainerNotFound):
+                pc.Container.get(wanted, store=pc.Store.default())
+        with hosts.seal() as template, pytest.raises(pc.NameInUse):
+            template.fork(name="twin")
+        with pytest.raises(pc.NameInUse):
+            image.run(["true"], name="twin")
+        assert pc.run("host", ["true"], name="hosts").returncode == 0
 
 
 def test_the_name_of_a_run_is_taken_until_its_end() -> None:

@@ -7,10 +7,10 @@ import datetime
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
-from pycontainer import execution, inside, known, launch, runner
+from pycontainer import execution, inside, known, launch, option_values, runner
 from pycontainer.errors import ContainerError, ContainerNotFound, InvalidOption, InvalidState, Timeout
 from pycontainer.execution import Execution, Text
 from pycontainer.happenings import tell, watch
@@ -20,7 +20,7 @@ from pycontainer.logs.journal import Journal
 from pycontainer.network import jobs
 from pycontainer.options import Options
 from pycontainer.publishing import HostPort, Ports
-from pycontainer.units import parse_duration, parse_signal
+from pycontainer.units import parse_duration, parse_signal, refuse
 from pycontainer.wiring import Wiring
 from pycontainer.writable import WritableLayer, new_layer
 
@@ -60,8 +60,17 @@ class Container:
     this user finds it by `get` and `list`. As a context manager, leaving it kills and removes it.
     """
 
-    def __init__(self, image: Image, args: Any, options: Options, layer: WritableLayer | None = None) -> None:
-        """`layer` is the container's own from here on; a new one by default. Raises NameInUse."""
+    def __init__(
+        self,
+        image: Image,
+        args: Any,
+        options: Options,
+        layer: WritableLayer | None = None,
+        *,
+        home: str | None = None,
+    ) -> None:
+        """`layer` is the container's own from here on; a new one by default. `home` is the path of a store,
+        for an image that is in none (the host's). Raises NameInUse."""
         self.image = image
         self.args = args
         self.options = options
@@ -73,6 +82,8 @@ class Container:
         self._restarting = threading.RLock()
         # Kept as long as this one: its layers stay, even when the image is removed.
         self._root = image.rootfs()
+        self.home = known.home_of(self._root, home)
+        """The path of the store that it belongs to."""
         self.healthcheck = healthcheck_of(image, options)
         """What is asked while it runs; the option's, or else the image's."""
         self._layer: WritableLayer = layer or new_layer(self._root)
@@ -107,21 +118,24 @@ class Container:
     def list(
         all: bool = False,
         *,
-        labels: Mapping[str, str] | Sequence[str] | None = None,
+        labels: Mapping[str, str] | str | Sequence[str] | None = None,
         status: Status | None = None,
         store: Store | None = None,
     ) -> builtins.list[Container]:
         """The containers that run (or are paused), or with `all` every one: those of this process, and
-        those of the store that persist, each in the order of their making.
+        those of the store that persist, each in the order of their making. With `store`, none of others.
 
-        `labels` keeps those that have all these labels (a mapping, or names with any value), `status`
-        those in that state, whatever `all` says.
+        `labels` keeps those that have all these labels (a mapping, or texts: "name" with any value,
+        "name=value"), `status` those in that state, whatever `all` says. Raises InvalidOption.
         """
         from pycontainer.keeping import finding
 
-        wanted = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(labels or ())
+        wanted = wanted_labels(labels)
+        if status is not None and status not in get_args(Status):
+            raise refuse("status", status, f"must be one of {', '.join(get_args(Status))}")
         found = []
-        for container in [*known.everyone(), *finding.everyone(store)]:
+        here = known.everyone(None if store is None else store.path)
+        for container in [*here, *finding.everyone(store)]:
             now_is = container.status
             if status is None and not all and now_is not in ("running", "paused"):
                 continue
@@ -135,10 +149,11 @@ class Container:
     @staticmethod
     def get(id_or_name: str, *, store: Store | None = None) -> Container:
         """The container of that name or id, or whose id alone begins so: one of this process, or one of
-        the store that persists, whoever made it. Raises ContainerNotFound."""
+        the store that persists, whoever made it; with `store`, none of others. Raises ContainerNotFound."""
         from pycontainer.keeping import finding
 
-        found = known.find(id_or_name) or finding.find(id_or_name, store)
+        here = known.find(id_or_name, None if store is None else store.path)
+        found = here or finding.find(id_or_name, store)
         if found is None:
             raise ContainerNotFound(f"no container {id_or_name!r}")
         return found
@@ -698,7 +713,7 @@ class Container:
             self._restarts.end()
             self._close_files()
             self._sealed = True
-            return Template(self.image, self.args, self.options, self._root, self._layer)
+            return Template(self.image, self.args, self.options, self._root, self._layer, self.home)
 
     # How.
 
@@ -973,6 +988,21 @@ def healthcheck_of(image: Image, options: Options) -> Healthcheck | None:
     from pycontainer import healthcheck
 
     return healthcheck.of_image(image.config.healthcheck)
+
+
+def wanted_labels(
+    labels: Mapping[str, str | None] | str | Iterable[str] | None,
+) -> dict[str, str | None]:
+    """What a list is asked for: names and their values, None for any. Raises InvalidOption."""
+    if labels is None or isinstance(labels, Mapping):
+        return dict(labels or {})
+    wanted: dict[str, str | None] = {}
+    for label in [labels] if isinstance(labels, str) else option_values.items(labels, "labels"):
+        if not isinstance(label, str):
+            raise refuse("labels", label, "must be a name, or name=value")
+        name, separator, value = label.partition("=")
+        wanted[name] = value if separator else None
+    return wanted
 
 
 def all_labels(own: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:

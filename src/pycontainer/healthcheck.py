@@ -82,7 +82,6 @@ class Healthcheck:
     start_interval: float = attrs.field(default=5.0, converter=_start_interval)
     retries: int = attrs.field(default=3, converter=_retries)
 
-
     def document(self) -> dict[str, Any]:
         """As an image's config has it, which `of_image` reads."""
         shell = self.test[:2] == _SHELL and len(self.test) == 3

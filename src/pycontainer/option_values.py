@@ -92,7 +92,7 @@ class SeccompProfile:
     document: str = attrs.field(repr=lambda text: f"<{len(text)} characters>")
 
 
-def _items(value: object, option: str) -> list[Any]:
+def items(value: object, option: str) -> list[Any]:
     """The members of a collection; text is refused, which would fall apart into its letters, and a mapping,
     which would lose its values."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
@@ -104,7 +104,7 @@ def _pairs(value: object, option: str) -> list[tuple[Any, Any]]:
     """The items of a mapping, or of the tuple of pairs that this module makes of one."""
     if isinstance(value, Mapping):
         return list(value.items())
-    pairs = _items(value, option)
+    pairs = items(value, option)
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         raise refuse(option, value, "must be a mapping")
     return pairs
@@ -129,7 +129,7 @@ def entrypoint(value: str | Iterable[PathLike] | None) -> tuple[str, ...] | None
     """Text is one program, not a command line; an empty list or text drops the image's own."""
     if value is None:
         return None
-    words = ([value] if value else []) if isinstance(value, str) else _items(value, "entrypoint")
+    words = ([value] if value else []) if isinstance(value, str) else items(value, "entrypoint")
     return tuple(_argument(word, "entrypoint") for word in words)
 
 
@@ -142,7 +142,7 @@ def env(
     """
     if not value:
         return ()
-    given: Iterable[Any] = value.items() if isinstance(value, Mapping) else _items(value, "env")
+    given: Iterable[Any] = value.items() if isinstance(value, Mapping) else items(value, "env")
     result: dict[str, str | None] = {}
     for item in given:
         if isinstance(item, str):
@@ -210,7 +210,7 @@ def pass_fds(value: Iterable[int]) -> tuple[int, ...]:
     """Descriptors that keep their numbers in the container; 0 to 2 are its streams."""
     if not value:
         return ()
-    numbers = {parse_int(fd, option="pass_fds", low=3, high=2**31 - 1) for fd in _items(value, "pass_fds")}
+    numbers = {parse_int(fd, option="pass_fds", low=3, high=2**31 - 1) for fd in items(value, "pass_fds")}
     if len(numbers) > MAX_PASS_FDS:
         raise refuse("pass_fds", f"{len(numbers)} descriptors", f"must be at most {MAX_PASS_FDS}")
     return tuple(sorted(numbers))
@@ -247,7 +247,7 @@ def ulimits(
     if isinstance(value, Mapping):
         given: list[tuple[Any, ...]] = [(name, *_soft_hard(name, limit)) for name, limit in value.items()]
     else:
-        given = _items(value, "ulimits")
+        given = items(value, "ulimits")
     result = {}
     for item in given:
         if not isinstance(item, tuple) or len(item) != 3:
@@ -281,7 +281,7 @@ def _rlimit(name: str, value: Any) -> int:
 def mounts(value: Iterable[Mount]) -> tuple[Mount, ...]:
     if not value:
         return ()
-    result = tuple(_items(value, "mounts"))
+    result = tuple(items(value, "mounts"))
     taken = set()
     for mount in result:
         if not isinstance(mount, (Bind, Tmpfs, Content, VolumeMount)):
@@ -300,7 +300,7 @@ def devices(value: Iterable[str | tuple[str, ...] | Device]) -> tuple[Device, ..
     """`/dev/fuse`, `/dev/sda:/dev/xvda:r`, `/dev/sda:r` or the same parts as a tuple."""
     if not value:
         return ()
-    result = tuple(_device(item) for item in _items(value, "devices"))
+    result = tuple(_device(item) for item in items(value, "devices"))
     if len({device.dst for device in result}) < len(result):
         raise refuse("devices", [device.dst for device in result], "one path is named twice")
     return result
@@ -403,7 +403,7 @@ def cap_drop(value: Iterable[str]) -> tuple[str, ...]:
 def _capabilities(value: Iterable[str], option: str) -> tuple[str, ...]:
     """Names in upper case without CAP_, sorted; what they amount to is `isolation`'s to say."""
     names = set()
-    for item in _items(value, option):
+    for item in items(value, option):
         name = str(item).strip().upper().removeprefix("CAP_")
         if name != "ALL" and name not in CAPABILITIES:
             raise refuse(option, item, "is no capability of capabilities(7), such as 'NET_ADMIN', nor 'ALL'")
@@ -460,7 +460,7 @@ def readonly_paths(value: Iterable[PathLike] | None) -> tuple[str, ...] | None:
 
 
 def _paths(value: Iterable[PathLike], option: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(container_path(path, option=option) for path in _items(value, option)))
+    return tuple(dict.fromkeys(container_path(path, option=option) for path in items(value, option)))
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")

@@ -160,7 +160,8 @@ def _begin_once(
         ready = None if recipe is None else here.advance.take(recipe)
         container = os.urandom(16).hex() if ready is None else ready.container
         if options.name is not None:
-            held.enter_context(known.reserved(options.name, container))
+            home = known.home_of(launch.root_of(image))
+            held.enter_context(known.reserved(home, options.name, container))
         if recipe is None:
             request = _decide(here, image, options, container, held).request(image, args, options)
         else:
@@ -211,7 +212,7 @@ def create(
         from pycontainer.keeping import finding
 
         return finding.create(found, args, chosen, store)
-    return Container(found, args, chosen)
+    return Container(found, args, chosen, home=None if store is None else store.path)
 
 
 def start(

@@ -39,7 +39,9 @@ class Template:
     leaving it removes it. Volumes, binds and file systems in memory are no part of it.
     """
 
-    def __init__(self, image: Image, args: Any, options: Options, root: RootFS, layer: WritableLayer) -> None:
+    def __init__(
+        self, image: Image, args: Any, options: Options, root: RootFS, layer: WritableLayer, home: str
+    ) -> None:
         """Takes over the layer of a container that nobody will mount again; `Container.seal` makes them."""
         self.image = image
         """What the sealed container was made from."""
@@ -47,6 +49,7 @@ class Template:
         self._options = options
         # Kept, so that its layers stay, even when the image is removed.
         self._root = root
+        self._home = home
         self._sealed: Sealed[Any] = Sealed(layer)
         self._owner_pid = os.getpid()
         self._lock = threading.Lock()
@@ -63,12 +66,11 @@ class Template:
 
         chosen = Options.merge(self._options if options is None else options, {"name": None, **overrides})
         if chosen.persist:
-            raise refuse("persist", True, "is not for forks: a template ends with its process")
-        if chosen.persist:
             raise refuse("persist", True, "a fork goes with its template; commit the container to an image")
         layer = self._above()
         try:
-            made = Container(self.image, self._args if args is None else args, chosen, layer)
+            command = self._args if args is None else args
+            made = Container(self.image, command, chosen, layer, home=self._home)
         except BaseException:
             layer.remove()
             raise

@@ -74,13 +74,13 @@ class Volume:
 
     @staticmethod
     def list(
-        labels: Mapping[str, str] | Sequence[str] | None = None, *, store: Store | None = None
+        labels: Mapping[str, str] | str | Sequence[str] | None = None, *, store: Store | None = None
     ) -> builtins.list[Volume]:
-        """All volumes, by name; `labels` keeps those that have all these (a mapping, or names with any
-        value). Raises `StoreError`."""
-        from pycontainer.container import all_labels
+        """All volumes, by name; `labels` keeps those that have all these, as in `Container.list`. Raises
+        `StoreError` and `InvalidOption`."""
+        from pycontainer.container import all_labels, wanted_labels
 
-        wanted = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(labels or ())
+        wanted = wanted_labels(labels)
         store = store or Store.default()
         volumes = Volumes(store)
         # One that goes meanwhile has no info any more.

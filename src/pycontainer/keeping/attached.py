@@ -76,6 +76,7 @@ class Attached(Container):
         self.name = record.name
         self.args = record.args
         self._store = store
+        self.home = store.path
         self._changing = threading.RLock()
         self._image = image
         self._latest = record
@@ -106,7 +107,7 @@ class Attached(Container):
         try:
             record = attrs.evolve(record, id=making.id)
             record.write(making.path)
-            with known.naming(options.name):
+            with known.naming(store.path, options.name):
                 making.publish(options.name)
         except BaseException:
             with making.held:
