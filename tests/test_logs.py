@@ -73,6 +73,11 @@ def test_everything_that_one_does_with_logs() -> None:
         assert logs.splitlines() == [b"one", b"two", b"three"]
         assert logs.decode() == str(logs) == "one\ntwo\nthree"
         assert logs.strip() == b"one\ntwo\nthree"
+        assert (logs[0], logs[-1], logs[1:]) == (b"one\n", b"three", [b"two\n", b"three"])
+        assert logs.split() == logs.split(b"\n") == [b"one", b"two", b"three"]
+        assert (logs.count(b"e"), logs.startswith(b"one"), logs.endswith(b"\n")) == (3, True, False)
+        with pytest.raises(TypeError):
+            container.logs(follow=True)[0]
         assert next(container.logs()) == b"one\n"
         text = container.logs(text=True)
         assert list(text) == ["one\n", "two\n", "three"]
@@ -122,13 +127,17 @@ def test_since() -> None:
             moment,
             datetime.datetime.fromtimestamp(moment),
             datetime.datetime.fromtimestamp(moment, zone),
+            datetime.datetime.fromtimestamp(moment).isoformat(),
+            datetime.datetime.fromtimestamp(moment, zone).isoformat(" "),
+            datetime.datetime.fromtimestamp(moment, zone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f123Z"),
             time.time() - moment,
             datetime.timedelta(seconds=time.time() - moment),
         ):
             assert container.logs(since=since).read() == b"late\n", since
         assert container.logs(since="1m").read() == b"early\nlate\n"
         assert container.logs(since=moment, follow=True).read() == b"late\n"
-        for wrong in ("yesterday", -1, float("nan")):
+        assert container.logs(since="2001-02-03").read() == b"early\nlate\n"
+        for wrong in ("yesterday", "2001-02-30", "2001-02-03T12:00:00 o'clock", -1, float("nan")):
             with pytest.raises(pc.InvalidOption, match="since"):
                 container.logs(since=wrong)
 

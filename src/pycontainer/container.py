@@ -413,8 +413,9 @@ class Container:
     ) -> Logs:
         """What it has written, over all its starts; with `follow` also what it writes from now on.
 
-        `tail` is a number of lines at the end; `since` a datetime, a time before now (seconds, a
-        timedelta, or text such as "5m") or seconds since 1970. `text=True` gives str instead of bytes.
+        `tail` is a number of lines at the end; `since` a datetime or its text ("2026-01-31T12:00:00Z"), how
+        long ago that was (seconds, a timedelta, or text such as "5m") or seconds since 1970. `text=True`
+        gives str instead of bytes. Raises InvalidOption.
         """
         from pycontainer.logs.reading import Logs
 

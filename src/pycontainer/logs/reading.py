@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from pycontainer.logs.journal import Follower
 from pycontainer.logs.lines import Entry, Lines
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from pycontainer.logs.journal import Journal
 
+_DATE = re.compile(r"\s*\d{4}-\d\d-\d\d")
+_FRACTION = re.compile(r"\.\d+")
 _EPOCH = 10**9
 """Seconds: as a time before now it would be 31 years."""
 
@@ -81,9 +84,25 @@ class Logs:
         """The lines, without their ends unless `keepends`."""
         return list(self.read().splitlines(keepends))
 
-    def strip(self) -> Any:
+    def split(self, sep: Any = None, maxsplit: int = -1) -> list[Any]:
+        """All of it in parts, as bytes and text have it."""
+        return list(self.read().split(sep, maxsplit))
+
+    def strip(self, chars: Any = None) -> Any:
         """All of it, without the white space at both ends."""
-        return self.read().strip()
+        return self.read().strip(chars)
+
+    def startswith(self, prefix: Any) -> bool:
+        """Whether all of it begins so."""
+        return bool(self.read().startswith(prefix))
+
+    def endswith(self, suffix: Any) -> bool:
+        """Whether all of it ends so."""
+        return bool(self.read().endswith(suffix))
+
+    def count(self, wanted: Any) -> int:
+        """How often it is part of it all."""
+        return int(self.read().count(wanted))
 
     def __iter__(self) -> Iterator[Any]:
         return self if self._follower is not None else self._given()
@@ -98,6 +117,16 @@ class Logs:
         if self._follower is not None:
             return any(wanted in line for line in self)
         return wanted in self.read()
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        """A line, or several; of one that is followed nobody knows which is the last (TypeError)."""
+        if self._follower is not None:
+            raise TypeError("logs that are followed are no sequence")
+        return list(self)[index]
 
     def __len__(self) -> int:
         """The number of lines; nobody knows that of one that is followed (TypeError)."""
@@ -168,15 +197,27 @@ def _text(line: bytes) -> str:
     return text[:-2] + "\n" if text.endswith("\r\n") else text
 
 
+def _date(text: str) -> float:
+    """RFC 3339, or a part of it: what has no zone is this machine's time, as docker takes it."""
+    try:
+        # Python 3.10 knows no Z, and wants six digits of a second.
+        plain = _FRACTION.sub(lambda found: f"{found[0][:7]:0<7}", text.strip().replace("Z", "+00:00"))
+        return datetime.datetime.fromisoformat(plain).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise refuse("since", text, f"is no time: {error}") from None
+
+
 def _time_of(since: Any) -> float | None:
     """Seconds since 1970. Raises InvalidOption."""
     if since is None:
         return None
     if isinstance(since, datetime.datetime):
         return since.timestamp()
+    if isinstance(since, str) and _DATE.match(since):
+        return _date(since)
     seconds = parse_duration(since, option="since")
     if isinstance(since, (int, float)) and seconds >= _EPOCH:
         return seconds
     if seconds > time.time():
-        raise refuse("since", since, "must be a datetime, seconds since 1970, or a time before now")
+        raise refuse("since", since, "must be a time, seconds since 1970, or how long ago that was")
     return time.time() - seconds
