@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -664,6 +665,88 @@ def test_an_ordinary_user_has_them_too(as_user: ordinary_user.OrdinaryUser) -> N
         """
     )
     assert said.stdout.split() == ["running", "0", "data", "-15", "data", "running"]
+
+
+@pytest.mark.rootless
+def test_users_of_an_ordinary_users_processes(as_user: ordinary_user.OrdinaryUser) -> None:
+    """As they are called inside, not on the host."""
+    said = as_user(
+        """
+        import pycontainer as pc
+        with pc.start("host", ["sleep", "1000"], persist=True) as c:
+            print(*{one.user for one in c.top()})
+        """
+    )
+    assert said.stdout.split() == ["root"]
+
+
+# Events.
+
+
+def told(events: pc.Events, last: str) -> list[str]:
+    """The types of what is told, up to and with `last`."""
+    found: list[str] = []
+    while found[-1:] != [last]:
+        event = events.get(30)
+        assert event is not None, found
+        found.append(event.type)
+    return found
+
+
+def test_what_happens_to_it_is_told() -> None:
+    with pc.events() as events:
+        with persistent(name="told", healthcheck=["true"]) as container:
+            assert told(events, "health") == ["create", "start", "exec", "health"]
+            container.kill("TERM")
+            assert container.wait(60).returncode == -15
+            assert told(events, "die") == ["kill", "die"]
+            container.start()
+            container.stop()
+        assert told(events, "remove")[-3:] == ["die", "stop", "remove"]
+
+
+def test_what_others_do_to_it_is_told() -> None:
+    with persistent(name="told") as container:
+        script = "c = pc.Container.get('told'); c.stop(); c.start(); c.kill('HUP'); c.wait()"
+        with pc.events(["die", "stop", "kill"]) as events, pc.events("remove") as removed:
+            elsewhere(script)
+            kinds = [events.get(30) for _ in range(4)]
+            elsewhere("pc.Container.get('told').remove()")
+            assert told(removed, "remove") == ["remove"]
+        assert [event and event.type for event in kinds] == ["die", "stop", "kill", "die"]
+        for event in filter(None, kinds):
+            assert (event.id, event.name, event.image) == (container.id, "told", "host")
+        died = kinds[-1]
+        assert died is not None and dict(died.attributes) == {"exit_code": -1, "cause": "signaled"}
+
+
+def test_a_new_keeper_tells_on() -> None:
+    with persistent() as container, pc.events() as events:
+        os.kill(keeper_of(container), signal.SIGKILL)
+        until(lambda: container.status == "stopped", "it has ended")
+        container.start()
+        container.kill()
+        assert told(events, "die") == ["start", "kill", "die"]
+
+
+def test_who_listens_no_more_leaves_nothing() -> None:
+    with persistent() as container:
+        for _ in range(3):
+            with pc.events():
+                names = {thread.name for thread in threading.enumerate()}
+                assert "pycontainer-events" in names
+                child = os.fork()
+                if child == 0:
+                    # What it does is told to nobody here.
+                    with contextlib.suppress(BaseException):
+                        container.kill("WINCH")
+                        os._exit(0)
+                    os._exit(1)
+                assert os.waitpid(child, 0)[1] == 0
+        until(
+            lambda: all(thread.name != "pycontainer-events" for thread in threading.enumerate()),
+            "the threads have ended",
+        )
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a" * 300, "a\0b", "ü" * 200])

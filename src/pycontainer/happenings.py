@@ -1,4 +1,5 @@
-"""`events()`: what happens to the containers and images of this process, told while it does."""
+"""`events()`: what happens to the containers and images of this process, and to persistent containers, told
+while it does."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -69,8 +70,10 @@ class Events:
     At most 10,000 events wait to be taken; what is more than that is left out, and counted in `lost`.
     """
 
-    def __init__(self, types: frozenset[str]) -> None:
+    def __init__(self, types: frozenset[str], ring: Callable[[], None] | None = None) -> None:
+        """`ring` is called for each that comes; it must not block."""
         self._types = types
+        self._ring = ring
         self._waiting: deque[Event] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -104,6 +107,10 @@ class Events:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        if not anybody():
+            from pycontainer.keeping import telling
+
+            telling.leave()
 
     def __iter__(self) -> Events:
         return self
@@ -137,23 +144,42 @@ class Events:
             else:
                 self._waiting.append(event)
                 self._changed.notify()
+        if self._ring is not None:
+            self._ring()
 
 
 _lock = threading.Lock()
 _listening: list[Events] = []
 
 
-def events(types: EventType | Iterable[EventType] | None = None) -> Events:
-    """What happens in this process from now on: all of it, or the types named (`EventType`).
+TYPES: frozenset[str] = frozenset(get_args(EventType))
 
-    Raises `InvalidOption` for a type that there is not.
+
+def anybody() -> bool:
+    """Whether anybody listens in this process."""
+    return bool(_listening)
+
+
+def events(types: EventType | Iterable[EventType] | None = None) -> Events:
+    """What happens from now on, all of it or the types named (`EventType`): to the containers and images of
+    this process, and to the persistent containers of the default store and those that this process makes
+    or finds later, whoever does it ("exec": in this process only).
+
+    Raises `InvalidOption` for a type that there is not, and `StoreError`.
     """
-    known_types = frozenset(get_args(EventType))
-    wanted = known_types if types is None else frozenset([types] if isinstance(types, str) else types)
-    if unknown := wanted - known_types:
+    wanted = TYPES if types is None else frozenset([types] if isinstance(types, str) else types)
+    if unknown := wanted - TYPES:
         shown = ", ".join(map(repr, sorted(map(str, unknown))))
-        raise InvalidOption(f"types: there is no {shown}, only {', '.join(sorted(known_types))}")
-    return Events(wanted)
+        raise InvalidOption(f"types: there is no {shown}, only {', '.join(sorted(TYPES))}")
+    found = Events(wanted)
+    try:
+        from pycontainer.keeping import telling
+
+        telling.listen_to_all()
+    except BaseException:
+        found.close()
+        raise
+    return found
 
 
 def emit(

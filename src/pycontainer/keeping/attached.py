@@ -22,7 +22,8 @@ from pycontainer.errors import (
     InvalidState,
     Timeout,
 )
-from pycontainer.keeping import control, forks, plain, spawning
+from pycontainer.happenings import tell
+from pycontainer.keeping import control, forks, plain, spawning, telling
 from pycontainer.keeping import record as records
 from pycontainer.keeping.joining import Joints
 from pycontainer.keeping.kept import of_image, to_image
@@ -118,9 +119,11 @@ class Attached(Container):
             made._peer.links.keep(
                 spawning.begin(store.path, making.id, making.path, making.held, record.environ)
             )
+            telling.listen(made.directory)
         except BaseException:
             made.remove(force=True)
             raise
+        tell(made, "create")
         return made
 
     @property
@@ -275,6 +278,7 @@ class Attached(Container):
         """Remove a container that does not run, or with `force` any; twice does no harm."""
         self._latest = self._peer.remove(force) or self._latest
         self._removed = True
+        telling.finish(self.directory)
         self._joints.close()
         self._close_files()
 

@@ -8,6 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from pycontainer.errors import ContainerNotFound, StoreError
+from pycontainer.keeping import telling
 from pycontainer.keeping.attached import Attached
 from pycontainer.keeping.record import Record
 from pycontainer.store import Store
@@ -71,7 +72,8 @@ def _attach(store: Store | None, path: str) -> Attached:
         container = _here.get(path)
         if container is None:
             container = _here[path] = Attached(store or Store.default(), Record.read(path))
-        return container
+    telling.listen(path)
+    return container
 
 
 def _after_fork_in_child() -> None:

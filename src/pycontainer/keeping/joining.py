@@ -22,6 +22,7 @@ from pycontainer.lives import Run
 from pycontainer.session import Session
 from pycontainer.streams import Streams
 from pycontainer.supervisor.client import RECORD, Job, Supervisor
+from pycontainer.supervisor.idmap import IdMap
 
 if TYPE_CHECKING:
     from pycontainer.keeping.links import Links
@@ -45,10 +46,10 @@ class _Lent(Iterator[int]):
 class _Supervisor(Supervisor):
     """A keeper's, of which this process has a connection too."""
 
-    def __init__(self, sock: int, *, rootless: bool) -> None:
+    def __init__(self, sock: int, *, idmap: IdMap | None, rootless: bool) -> None:
         self.pid = 0
         self.on_death = None
-        self.idmap = None
+        self.idmap = idmap
         self.in_memory = True
         self.rootless = rootless
         self.numbers = _Lent()
@@ -147,7 +148,9 @@ class Joints:
         return self._run
 
     def _meet(self, answer: dict[str, Any], fds: list[int]) -> None:
-        self._supervisor = _Supervisor(fds[0], rootless=answer["rootless"])
+        # Of a keeper that does not tell it, nothing was known.
+        idmap = plain.to_value(answer.get("idmap"))
+        self._supervisor = _Supervisor(fds[0], idmap=idmap, rootless=answer["rootless"])
         if answer["version"] != _sys.PROTOCOL_VERSION:
             raise InvalidState(
                 "the container's supervisor is another pycontainer's: that was replaced while the container "

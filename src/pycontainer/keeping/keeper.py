@@ -20,7 +20,8 @@ from pycontainer import _sys, session
 from pycontainer.blobs.locks import Lock
 from pycontainer.completed import Completed
 from pycontainer.errors import InvalidState, LaunchError, PycontainerError
-from pycontainer.keeping import control, plain, spawning
+from pycontainer.happenings import TYPES, Events
+from pycontainer.keeping import control, plain, spawning, telling
 from pycontainer.keeping import record as records
 from pycontainer.keeping.kept import Kept, of_image
 from pycontainer.keeping.proxy import relay
@@ -106,6 +107,7 @@ class Keeper:
             "close_stdin": self._close_stdin,
             "more": self._more,
             "watch": self._watch,
+            "events": self._events,
             "terminal": self._terminal,
             "wait": self._wait,
             "wait_until": self._wait_until,
@@ -300,6 +302,19 @@ class Keeper:
                 self.container.unhear(bell.ring)
         raise ConnectionResetError
 
+    def _events(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        """A message for each thing that happens from the answer on, until the container is removed or the
+        other end hangs up."""
+        with _Bell() as bell, Events(TYPES, bell.ring) as events:
+            control.send(connection, {})
+            while True:
+                while (event := events.get(0)) is not None:
+                    control.send(connection, telling.of_event(event))
+                    if event.type == "remove":
+                        raise ConnectionResetError
+                if not bell.wait(connection):
+                    raise ConnectionResetError
+
     def _wait(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
         """Answered at the end; one whose asker is gone is given up."""
         container = self.container
@@ -378,6 +393,7 @@ class Keeper:
         answer |= {
             "owner": here.owner_id,
             "version": _sys.PROTOCOL_VERSION,
+            "idmap": plain.of_value(supervisor.idmap),
             "rootless": here.rootless,
             "many_ids": here.many_ids,
             "capabilities": here.capabilities,

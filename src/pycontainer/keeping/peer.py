@@ -10,7 +10,7 @@ from typing import Any
 from pycontainer.blobs.locks import Lock, try_lock
 from pycontainer.completed import Completed
 from pycontainer.errors import ContainerNotFound, InvalidState, StoreBusy, SupervisorError
-from pycontainer.keeping import control, spawning
+from pycontainer.keeping import control, spawning, telling
 from pycontainer.keeping.links import Links, NoKeeper
 from pycontainer.keeping.record import KILLED, Record
 from pycontainer.store.persistent import HELD, Persistent, discard
@@ -145,6 +145,7 @@ class Peer:
         if held is not None:
             record = Record.read(self.path)
             self.links.keep(spawning.begin(self.store, self.id, self.path, held, record.environ))
+        telling.listen(self.path)
 
     def _remove_here(self, record: Record) -> Record | None:
         held = self._held()

@@ -40,6 +40,7 @@ _CLASSES = {
     "Change": "changes",
     "CgroupPlan": "runtime.cgroups.model",
     "CgroupMount": "runtime.cgroups.model",
+    "IdMap": "supervisor.idmap",
 }
 """The values that options, answers and control groups consist of, and their modules."""
 
