@@ -17,6 +17,7 @@ import attrs
 import pytest
 
 from conftest import need
+from containers import until
 from ordinary_user import OrdinaryUser
 from pycontainer.errors import CapabilityUnavailable, InvalidOption
 from pycontainer.runtime import cgroups
@@ -316,9 +317,43 @@ def test_new_limits_for_a_running_container(owner: Owner) -> None:
         write(cgroups.update(plan, Limits(memory=16 * MIB, memory_swap=64 * MIB)))
         write(cgroups.update(plan, Limits(memory=24 * MIB)))
         assert value(plan, "memory.memsw.limit_in_bytes", "") == str(64 * MIB)
-        with pytest.raises(CapabilityUnavailable, match=r"cpus limit: the container was started without"):
-            cgroups.update(plan, Limits(cpus=1))
     finish(plan)
+
+
+def test_limits_that_need_another_controller(owner: Owner) -> None:
+    """v1: everybody in the container is moved to a new group; v2: it gets the controller."""
+    plan = cgroups.plan(owner, "widened", Limits(pids=50))
+    if not plan.directories:
+        pytest.skip("no control groups here")
+    make(plan)
+    fork = "import os, time; os.fork(); os.fork(); print(flush=True); time.sleep(1000)"
+    with start(plan, fork) as child:
+        until(lambda: len(members(plan.directories[0])) == 4, "all processes are there")
+        limits = Limits(cpus=0.5, cpu_weight=50)
+        wider, added = cgroups.widen(plan, owner, limits)
+        if added is not None:
+            cgroups.join(plan, added)
+        write(cgroups.update(wider, limits))
+        place = dict(wider.places)["cpu"]
+        assert members(place) == members(plan.directories[0])
+        assert value(wider, "cpu.cfs_quota_us", "cpu.max") in ("50000", "50000 100000")
+        assert cgroups.widen(wider, owner, limits) == (wider, None)
+        write(cgroups.update(wider, Limits(cpus=0.25)))
+        assert value(wider, "cpu.cfs_quota_us", "cpu.max") in ("25000", "25000 100000")
+        if added is not None:
+            assert [str(Path(path).parent) for path in wider.procs] == [*wider.directories]
+        kill_all(plan)
+        child.wait(10)
+    finish(attrs.evolve(wider, remove=wider.directories))
+
+
+def members(directory: str) -> set[str]:
+    return set(Path(directory, "cgroup.procs").read_text().split())
+
+
+def kill_all(plan: CgroupPlan) -> None:
+    for pid in members(plan.directories[0]):
+        os.kill(int(pid), signal.SIGKILL)
 
 
 def test_a_job_that_exists_already_is_an_error(owner: Owner) -> None:

@@ -439,6 +439,53 @@ def test_limits_are_changed_while_it_runs() -> None:
         assert container.exec(["sh", "-c", forks], capture_output=True, timeout=30).returncode != 0
 
 
+def used_cpu(container: pc.Container, seconds: float) -> float:
+    """CPU seconds a second, of a program that takes what it gets."""
+    before, began = container.stats().cpu, time.monotonic()
+    time.sleep(seconds)
+    after = container.stats().cpu
+    assert before is not None and after is not None
+    return (after - before) / (time.monotonic() - began)
+
+
+def test_limits_that_nobody_thought_of_at_the_start() -> None:
+    with nothing_left(), pc.start("host", ["sh", "-c", "sleep 1000 & while :; do :; done"]) as container:
+        try:
+            container.update(cpus=0.1, cpuset="0")
+        except pc.CapabilityUnavailable as error:
+            pytest.skip(str(error))
+        time.sleep(0.3)
+        assert used_cpu(container, 1.5) < 0.25
+        groups = container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True).stdout
+        first = Path(f"/proc/{container.pid}/cgroup").read_text()
+        assert groups.count(container.id) <= first.count(container.id)
+        container.update(cpuset="0-1" if os.sched_getaffinity(0) >= {0, 1} else "0", cpus=0.2)
+        container.restart(timeout=0)
+        assert (container.options.cpus, container.status) == (0.2, "running")
+
+
+def test_a_host_that_is_killed_leaves_no_group_that_came_later(tmp_path: Path) -> None:
+    script = """
+    import time
+    container = pc.start("host", ["sleep", "1000"])
+    try:
+        container.update(cpus=0.5)
+        say(container.id)
+    except pc.CapabilityUnavailable:
+        say("no")
+    time.sleep(1000)
+    """
+    with Host(script, tmp_path) as host:
+        container = host.line()
+        if container == "no":
+            pytest.skip("no limits on cpus here")
+        groups = [*Path("/sys/fs/cgroup").glob(f"*/pycontainer-*/{container}")]
+        groups += Path("/sys/fs/cgroup").glob(f"pycontainer-*/{container}")
+        assert groups
+        os.kill(host.pid, signal.SIGKILL)
+        until(lambda: not any(group.parent.exists() for group in groups), "its groups are gone")
+
+
 def test_limits_that_cannot_be() -> None:
     with sleeper() as container:
         with pytest.raises(pc.InvalidOption, match="memory"):

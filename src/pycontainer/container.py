@@ -356,8 +356,7 @@ class Container:
         cpu_weight, pids, io_weight, io_max` as in `Options`.
 
         Raises `InvalidOption`, `InvalidState` for a removed one, and `CapabilityUnavailable` for what
-        this host cannot enforce, or not on a container that was started without it; then nothing
-        is changed.
+        this host cannot enforce; then nothing is changed.
         """
         for name in limits:
             if name not in LIMITS:

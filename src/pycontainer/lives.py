@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pycontainer.image import Image
     from pycontainer.logs.journal import Journal
     from pycontainer.options import Options
+    from pycontainer.runtime.cgroups import CgroupPlan
     from pycontainer.supervisor.client import Job
     from pycontainer.wiring import Wiring
     from pycontainer.writable import WritableLayer
@@ -194,11 +195,30 @@ class Run:
         groups = self.execution.cgroup
         if groups is None:
             raise CapabilityUnavailable("limits: the container has no control group")
-        asked = {name: getattr(options.limits(), name) for name in changed}
+        limits = cgroups.Limits(**{name: getattr(options.limits(), name) for name in changed})
         try:
-            cgroups.write(cgroups.update(groups, cgroups.Limits(**asked)))
+            cgroups.write(cgroups.update(self._widened(groups, limits), limits))
         except OSError as error:
             raise LaunchError("updating limits", errno=error.errno, path=error.filename) from error
+
+    def _widened(self, groups: CgroupPlan, limits: cgroups.Limits) -> CgroupPlan:
+        """Its control groups, with those that the limits need. Raises what `cgroups.widen` raises, and
+        OSError."""
+        here = self.execution.session
+        wider, added = cgroups.widen(groups, here.cgroups, limits)
+        if added is not None:
+            made = added.directories
+
+            def remove() -> None:
+                cgroups.remove(made)
+                here.forget_groups(made)
+
+            # The supervisor removes those that it made; it removes these when it ends before they go.
+            here.answer_for_groups(made)
+            self.job.on_end(remove)
+            cgroups.join(groups, added)
+        self.execution.cgroup = wider
+        return wider
 
 
 class Restarts:

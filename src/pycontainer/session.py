@@ -14,6 +14,8 @@ from pycontainer.supervisor import client, plan
 
 if TYPE_CHECKING:
     from pycontainer.recipes import Recipe
+    from collections.abc import Sequence
+
     from pycontainer.runtime.cgroups import CgroupPlan
     from pycontainer.supervisor.client import Supervisor
 
@@ -42,6 +44,7 @@ class Session:
         self.capabilities = _ALL_CAPABILITIES if self.rootless else _own_capabilities()
         self.cgroups = cgroups.prepare_owner(cgroups.host(), owner.id)
         self._trees: tuple[str, ...] = ()
+        self._groups: tuple[str, ...] = ()
         self.supervisor.hello(self._final_plan(), owner.fd)
         owner.hand_over()
         self.supervisor.on_death = self._tidy
@@ -65,12 +68,21 @@ class Session:
             self._trees += (tree,)
             self.supervisor.hello(self._final_plan())
 
+    def answer_for_groups(self, directories: Sequence[str]) -> None:
+        """The same for control groups that a running container was given later."""
+        self._groups += tuple(directories)
+        self.supervisor.hello(self._final_plan())
+
+    def forget_groups(self, directories: Sequence[str]) -> None:
+        """Once they are removed."""
+        self._groups = tuple([one for one in self._groups if one not in directories])
+
     def _final_plan(self) -> bytes:
         ops = plan.Ops(plan.Data())
         for tree in self._trees:
             ops.remove_tree(*os.path.split(tree))
         # The mark goes last: while anything bears its id, the next opener must find it.
-        for path in (*self.cgroups.places, self._mark):
+        for path in (*self._groups, *self.cgroups.places, self._mark):
             ops.rmdir(path, flags=plan.IGNORE)
         return plan.encode(ops.data, setup=ops.encode())
 

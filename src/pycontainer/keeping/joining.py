@@ -129,11 +129,13 @@ class Joints:
     def _ask(self, paused: bool) -> Run:
         if self._lease is None or self._lease.fileno() < 0:
             self._lease = self._links.fresh()
+        groups = None if self._run is None else self._run.execution.cgroup
         known = self._run is not None and self._supervisor is not None and not self._supervisor.closed
         ended = [self._ended.popleft() for _ in range(len(self._ended))]
         request = {
             "target": self._run.job.id if known and self._run is not None else 0,
             "owner": self._owner if known else "",
+            "groups": 0 if groups is None else len(groups.directories),
             "ended": ended,
             "paused": paused,
         }

@@ -380,7 +380,10 @@ class Keeper:
         number = supervisor.reserve()
         lease.add(number)
         answer: dict[str, Any] = {"target": begun.job.id, "number": number}
-        if (request["owner"], request["target"]) != (here.owner_id, begun.job.id):
+        known = request["owner"], request["target"], request.get("groups", 0)
+        # An update may have given it more of them.
+        groups = 0 if begun.cgroup is None else len(begun.cgroup.directories)
+        if known != (here.owner_id, begun.job.id, groups):
             started = begun.job.started
             answer |= {
                 "pid": 0 if started is None else started.pid,

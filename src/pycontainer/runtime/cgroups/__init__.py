@@ -5,6 +5,7 @@
     plan()            limits -> what to make, write, join, read back and remove, for the supervisor
     usage()           what was read back -> peak memory, CPU time, io, out-of-memory kills
     freeze(), write() stop all processes; write control files
+    widen(), join()   controllers that a running container's new limits need
     update()          new limits for a running container, as writes
     sweep()           after an owner died: its processes and directories; `remove_owner` is the normal end
     describe()        for doctor()
@@ -20,8 +21,9 @@ from pycontainer.runtime.cgroups.discover import Controller, Hierarchy, Host, di
 from pycontainer.runtime.cgroups.freezing import freeze, write
 from pycontainer.runtime.cgroups.model import CgroupMount, CgroupPlan, CgroupUsage, Limits
 from pycontainer.runtime.cgroups.owner import Owner, prepare_owner
-from pycontainer.runtime.cgroups.planning import plan, update
+from pycontainer.runtime.cgroups.planning import plan, update, widen
 from pycontainer.runtime.cgroups.sweeping import owners, remove_owner, sweep
+from pycontainer.runtime.cgroups.widening import join, remove
 
 __all__ = [
     "CgroupMount",
@@ -37,12 +39,15 @@ __all__ = [
     "discover",
     "freeze",
     "host",
+    "join",
     "owners",
     "plan",
     "prepare_owner",
+    "remove",
     "remove_owner",
     "sweep",
     "update",
     "usage",
+    "widen",
     "write",
 ]

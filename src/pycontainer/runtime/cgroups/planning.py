@@ -93,24 +93,49 @@ def plan(
     return template.fill(check_name(job, "job"))
 
 
+def widen(plan: CgroupPlan, owner: Owner, limits: Limits) -> tuple[CgroupPlan, CgroupPlan | None]:
+    """A running container's plan with the controllers that new limits need, and for v1 what is to be made
+    and joined first (`join`), where that is anything; v2 has turned them on for it by then.
+
+    Raises `CapabilityUnavailable` for a limit that this host cannot enforce, and what `plan` raises.
+    """
+    there = dict(plan.places)
+    asked = {
+        controller: limit for controller, limit in values.asked(limits).items() if controller not in there
+    }
+    needed = {controller: _place(owner, controller, limit, False) for controller, limit in asked.items()}
+    places = {controller: directory for controller, directory in needed.items() if directory is not None}
+    if not places:
+        return plan, None
+    if plan.into is not None:
+        return attrs.evolve(plan, places=(*plan.places, *((name, plan.into) for name in places))), None
+    if not plan.directories:
+        raise CapabilityUnavailable(f"{', '.join(asked.values())} limit: the container has no control group")
+    added = _template_v1(owner, limits, places).fill(os.path.basename(plan.directories[0]))
+    # Several controllers may share a hierarchy, which it is in already.
+    made = tuple([directory for directory in added.directories if directory not in plan.directories])
+    wider = attrs.evolve(
+        plan,
+        directories=(*plan.directories, *made),
+        procs=(*plan.procs, *(f"{directory}/tasks" for directory in made)),
+        places=(*plan.places, *added.places),
+    )
+    return wider, attrs.evolve(added, directories=made) if made else None
+
+
 def update(plan: CgroupPlan, limits: Limits) -> tuple[tuple[str, bytes], ...]:
     """The writes that give a running container new limits; what is None in `limits` stays as it is.
 
-    On v1 a container is only under the hierarchies that its first limits needed; a limit elsewhere
-    is `CapabilityUnavailable`. Memory below what is in use makes v1 refuse (EBUSY) and v2 reclaim
-    and, if need be, kill. Raises OSError where the container is gone.
+    Each needs its controller in the plan (`widen`). Memory below what is in use makes v1 refuse (EBUSY)
+    and v2 reclaim and, if need be, kill. Raises OSError where the container is gone.
     """
     places = dict(plan.places)
     found: list[tuple[str, bytes]] = []
-    for controller, limit in values.asked(limits).items():
-        directory = places.get(controller)
-        if directory is None:
-            raise CapabilityUnavailable(
-                f"{limit} limit: the container was started without the {controller} controller",
-                remedy=f"give it some {limit} when it is started",
-            )
+    for controller in values.asked(limits):
+        directory = places[controller]
         names = files.names(directory)
-        _check(controller, directory, limits, plan.version)
+        # What it was given so far says nothing of what it can have.
+        _check(controller, os.path.dirname(directory), limits, plan.version)
         writes = values.WRITERS[plan.version, controller](limits, names)
         if controller == "memory":
             writes = _ordered(directory, writes, limits)
