@@ -18,6 +18,7 @@ import pytest
 
 import pycontainer as pc
 from containers import as_root, nothing_left, until
+from ordinary_user import OrdinaryUser
 from pycontainer.files.paths import ContainerPath
 
 PYTHON = ["/usr/bin/python3", "-I", "-c"]
@@ -551,6 +552,28 @@ while True:
         os.symlink(target, "/srv/next")
         os.rename("/srv/next", "/srv/name")
 """
+
+
+@pytest.mark.rootless
+def test_globbing_passes_over_what_cannot_be_looked_at(as_user: OrdinaryUser) -> None:
+    """Directories of ids that an ordinary user's containers have not."""
+    as_user(
+        """
+        import os
+        import pycontainer as pc
+        with pc.create("host") as c:
+            (c.path("/tmp/d/root")).mkdir(parents=True)
+            assert c.path("/root").is_dir()
+            try:
+                c.path("/root/x").exists()
+            except PermissionError:
+                pass
+            for pattern in ("*/.bashrc", "root/x", "root/*/x", "*/*/.bashrc", "root/**/x"):
+                list(c.path("/").glob(pattern))
+            c.path("/tmp/d/root/x").touch()
+            assert list(c.path("/tmp").glob("**/d/root/x")) == [c.path("/tmp/d/root/x")]
+        """
+    )
 
 
 def test_links_that_are_swapped_lead_nowhere(tmp_path: Path) -> None:

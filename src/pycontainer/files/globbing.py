@@ -66,7 +66,8 @@ def _select(path: ContainerPath, parts: list[str]) -> Iterator[ContainerPath]:
         yield from _matching(path, matches, parts[1:])
     else:
         child = path / parts[0]
-        if child.is_dir() if parts[1:] else child.exists() or (_FILES_TOO and child.is_symlink()):
+        there = child.is_dir if parts[1:] else lambda: child.exists() or (_FILES_TOO and child.is_symlink())
+        if _is(there):
             yield from _select(child, parts[1:])
 
 
@@ -77,13 +78,13 @@ def _matching(
         if not matches(name):
             continue
         child = path / name
-        if not rest or kind == "directory" or (kind != "file" and child.is_dir()):
+        if not rest or kind == "directory" or (kind != "file" and _is(child.is_dir)):
             yield from _select(child, rest)
 
 
 def _anywhere(path: ContainerPath, rest: list[str]) -> Iterator[ContainerPath]:
     """`rest` in `path` and in every directory beneath."""
-    if not path.is_dir():
+    if not _is(path.is_dir):
         return
     pending = [path]
     while pending:
@@ -94,6 +95,14 @@ def _anywhere(path: ContainerPath, rest: list[str]) -> Iterator[ContainerPath]:
                 pending.append(here / name)
             elif not rest and _FILES_TOO:
                 yield here / name
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    """What cannot be looked at is not there."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _scan(path: ContainerPath) -> list[tuple[str, str]]:
