@@ -10,7 +10,7 @@ import pytest
 import pycontainer as pc
 from conftest import need
 from containers import PYTHON, nothing_left, sleeper, unique_seconds, until, with_argument
-from pycontainer import processes
+from pycontainer import measuring, processes
 from pycontainer.runtime import cgroups
 
 MIB = 2**20
@@ -97,6 +97,22 @@ def test_without_control_groups_the_namespace_tells() -> None:
         assert container.pid is not None
         found = processes.find(None, container.pid)
         assert [one.pid for one in found] == [process.pid for process in container.top()]
+
+
+def test_without_control_groups_the_processes_are_measured() -> None:
+    code = """
+import threading, time
+threading.Thread(target=time.sleep, args=(999,)).start()
+print(1, flush=True)
+"""
+    with busy(code) as container:
+        assert b"1\n" in container.logs(follow=True)
+        first = container.pid
+        assert first is not None
+        stats = measuring.measure(None, lambda: processes.find(None, first))
+        assert stats.pids == 3, "its init, and two threads"
+        assert MIB < (stats.memory or 0) < 500 * MIB
+        assert (stats.memory_limit, stats.peak_memory) == (None, None)
 
 
 def test_a_name_may_hold_anything() -> None:

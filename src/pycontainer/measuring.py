@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pycontainer.lives import now
-from pycontainer.processes import Found, cpu_times
+from pycontainer.processes import Found, cpu_times, in_memory
 from pycontainer.runtime import cgroups
 from pycontainer.runtime.cgroups.files import read_once
 
@@ -37,7 +37,8 @@ class Stats:
     """Seconds; of all its processes since its start, those that have ended included."""
     system_cpu: float | None = None
     memory: int | None = None
-    """Bytes, with the page cache that it fills."""
+    """Bytes, with the page cache that it fills; without a control group, what its processes have in memory,
+    each by itself."""
     peak_memory: int | None = None
     memory_limit: int | None = None
     pids: int | None = None
@@ -59,15 +60,17 @@ class Stats:
 def measure(groups: CgroupPlan | None, found: Callable[[], list[Found]]) -> Stats:
     """Of a container whose processes `found` gives, where only they can tell."""
     if groups is None or not groups.directories:
-        user, system = cpu_times(found())
-        return Stats(time=now(), user_cpu=user, system_cpu=system)
+        there = found()
+        user, system = cpu_times(there)
+        memory, pids = in_memory(there), sum([one.threads for one in there])
+        return Stats(time=now(), user_cpu=user, system_cpu=system, memory=memory, pids=pids)
     places = dict(groups.places)
     used = cgroups.usage(groups, cgroups.collect(groups))
     user_cpu, system_cpu = used.user_cpu, used.system_cpu
     if user_cpu is None or system_cpu is None:
         # v1: the controller that counts would be one hierarchy more for each start to join.
         user_cpu, system_cpu = cpu_times(found())
-    memory, pids = places.get("memory"), places.get("pids")
+    memory_at, pids_at = places.get("memory"), places.get("pids")
     v2 = groups.version == 2
     current, limit = (
         ("memory.current", "memory.max") if v2 else ("memory.usage_in_bytes", "memory.limit_in_bytes")
@@ -76,11 +79,11 @@ def measure(groups: CgroupPlan | None, found: Callable[[], list[Found]]) -> Stat
         time=now(),
         user_cpu=user_cpu,
         system_cpu=system_cpu,
-        memory=_number(memory, current),
+        memory=_number(memory_at, current),
         peak_memory=used.peak_memory,
-        memory_limit=_number(memory, limit),
-        pids=_number(pids, "pids.current"),
-        pids_limit=_number(pids, "pids.max"),
+        memory_limit=_number(memory_at, limit),
+        pids=_number(pids_at, "pids.current"),
+        pids_limit=_number(pids_at, "pids.max"),
         io_read=used.io_read,
         io_write=used.io_write,
         oom_kills=used.oom_kills,

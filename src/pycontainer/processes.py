@@ -26,6 +26,7 @@ class Found(NamedTuple):
     """Ticks: user, system, and those of the children that it has waited for."""
     resident: int
     """Pages."""
+    threads: int
 
 
 @attrs.frozen
@@ -66,6 +67,11 @@ def cpu_times(found: Sequence[Found]) -> tuple[float, float]:
     user = sum([one.times[0] + one.times[2] for one in found])
     system = sum([one.times[1] + one.times[3] for one in found])
     return user / _TICKS, system / _TICKS
+
+
+def in_memory(found: Sequence[Found]) -> int:
+    """Bytes that they have in memory; what they share counts for each."""
+    return _PAGE * sum([one.resident for one in found])
 
 
 def describe(found: Sequence[Found], user: Callable[[int], str]) -> list[ProcessInfo]:
@@ -126,7 +132,7 @@ def _look(pid: int) -> Found | None:
     fields = tail.split()
     times = (int(fields[11]), int(fields[12]), int(fields[13]), int(fields[14]))
     name = os.fsdecode(head.partition(b"(")[2])
-    return Found(pid, name, int(fields[1]), times, int(fields[21]))
+    return Found(pid, name, int(fields[1]), times, int(fields[21]), int(fields[17]))
 
 
 def _status(pid: int) -> tuple[int, int] | None:
