@@ -94,6 +94,15 @@ class Host:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode()
 
+    def kept_waiting(self) -> float:
+        """Seconds that its main thread was ready to run and had no CPU: other programs' doing, which no limit
+        on its own delays is about. 0 where the kernel does not say."""
+        try:
+            text = Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text()
+        except FileNotFoundError:
+            return 0.0
+        return int(text.split()[1]) / 1e9
+
     def errors(self) -> str:
         return self._log.read_text(errors="replace")
 
