@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import signal
 import threading
@@ -159,8 +160,22 @@ def test_closing_ends_a_wait_in_another_thread() -> None:
     events.close()
     thread.join(SECONDS)
     assert found == [[]]
-    assert happenings._listening == []
+    assert not happenings.anybody()
     assert "closed" in repr(events)
+
+
+def test_one_that_is_left_in_a_loop_is_closed() -> None:
+    with sleeper() as container:
+        for _ in range(3):
+            iterator = iter(pc.events())
+            container.kill("WINCH")
+            for event in iterator:
+                assert event.type == "kill"
+                break
+            assert len(happenings._listening) == 1
+            del iterator
+            gc.collect()
+            assert not happenings.anybody()
 
 
 def test_who_does_not_take_them_loses_some(monkeypatch: pytest.MonkeyPatch) -> None:

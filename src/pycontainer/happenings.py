@@ -7,6 +7,7 @@ import datetime
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -80,7 +81,7 @@ class Events:
         self.lost = 0
         """How many events came that nobody took in time."""
         with _lock:
-            _listening.append(self)
+            _listening.add(self)
         for container in known.everyone():
             watch(container)
 
@@ -102,15 +103,13 @@ class Events:
     def close(self) -> None:
         """No more events; twice does no harm."""
         with _lock:
-            if self in _listening:
-                _listening.remove(self)
+            _listening.discard(self)
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         if not anybody():
-            from pycontainer.keeping import telling
-
-            telling.leave()
+            for call in _on_silence:
+                call()
 
     def __iter__(self) -> Events:
         return self
@@ -132,6 +131,10 @@ class Events:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        # Left in the midst of a loop, say.
+        self.close()
+
     def __repr__(self) -> str:
         return f"<Events {'closed' if self._closed else f'{len(self._waiting)} waiting'}>"
 
@@ -148,8 +151,10 @@ class Events:
             self._ring()
 
 
-_lock = threading.Lock()
-_listening: list[Events] = []
+# Garbage is collected, and closed, at any moment.
+_lock = threading.RLock()
+_listening: weakref.WeakSet[Events] = weakref.WeakSet()
+_on_silence: list[Callable[[], None]] = []
 
 
 TYPES: frozenset[str] = frozenset(get_args(EventType))
@@ -157,7 +162,12 @@ TYPES: frozenset[str] = frozenset(get_args(EventType))
 
 def anybody() -> bool:
     """Whether anybody listens in this process."""
-    return bool(_listening)
+    return len(_listening) > 0
+
+
+def on_silence(call: Callable[[], None]) -> None:
+    """Has `call` called whenever the last one has stopped listening."""
+    _on_silence.append(call)
 
 
 def events(types: EventType | Iterable[EventType] | None = None) -> Events:
@@ -192,7 +202,7 @@ def emit(
     **attributes: Any,
 ) -> None:
     """Tells everybody who listens; costs nothing where nobody does."""
-    if not _listening:
+    if not anybody():
         return
     now = time or datetime.datetime.now(datetime.timezone.utc)
     event = Event(time=now, type=type, id=id, name=name, image=image, attributes=attributes)
@@ -204,14 +214,14 @@ def emit(
 
 def tell(container: Container, type: EventType, **attributes: Any) -> None:
     """`emit` for a container."""
-    if _listening:
+    if anybody():
         emit(type, container.id, name=container.name, image=container.image.id, **attributes)
 
 
 def watch(container: Container) -> None:
     """Has the end of the program that runs in it told, without anybody waiting for it."""
     run = container._run
-    if not _listening or run is None:
+    if run is None or not anybody():
         return
     with _lock:
         if run.end_is_told or run.job.final is not None or run.job.lost:
@@ -223,7 +233,7 @@ def watch(container: Container) -> None:
 
 
 def _tell_end(container: Container, run: Run) -> None:
-    if not _listening:
+    if not anybody():
         return
     result = run.result()
     if result is None:
@@ -236,9 +246,9 @@ def _tell_end(container: Container, run: Run) -> None:
 
 def _after_fork_in_child() -> None:
     """They are the parent's."""
-    global _lock
-    _lock = threading.Lock()
-    _listening.clear()
+    global _lock, _listening
+    _lock = threading.RLock()
+    _listening = weakref.WeakSet()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -104,16 +104,17 @@ class _Ear(threading.Thread):
                 del _ears[self._path]
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _ears: dict[str, _Ear] = {}
 
 
 def _after_fork_in_child() -> None:
     """The threads are the parent's."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     while _ears:
         _ears.popitem()[1].link.close()
 
 
+happenings.on_silence(leave)
 os.register_at_fork(after_in_child=_after_fork_in_child)
