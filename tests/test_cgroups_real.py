@@ -344,6 +344,7 @@ def test_limits_that_need_another_controller(owner: Owner) -> None:
             assert [str(Path(path).parent) for path in wider.procs] == [*wider.directories]
         kill_all(plan)
         child.wait(10)
+    until(lambda: not any(map(members, wider.directories)), "all have gone")
     finish(attrs.evolve(wider, remove=wider.directories))
 
 
