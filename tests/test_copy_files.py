@@ -19,6 +19,7 @@ import trees
 from containers import ROOT, as_root, nothing_left, until
 from pycontainer.files import data
 from pycontainer.files.sides import ContainerSide, HostSide
+from pycontainer.supervisor.served import Served
 from test_paths import PYTHON, STATES, container_in
 
 
@@ -415,6 +416,25 @@ def test_start_and_end_meanwhile(tmp_path: Path) -> None:
             changing.join()
         for turn in range(5):
             assert len(list(container.path(f"/srv/{turn}").iterdir())) == 200
+
+
+def test_many_agents_go_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one").write_text("one")
+    with pc.create("host", ["true"]) as container:
+        give, left = container._served, [8, 8]
+
+        def served() -> Served:
+            found = give()
+            if left and left[-1]:
+                left[-1] -= 1
+                found.close()
+            return found
+
+        monkeypatch.setattr(container, "_served", served)
+        container.copy_in(tmp_path / "one", "/srv/one")
+        assert left.pop() == 0
+        assert container.path("/srv/one").read_text() == "one"
+        assert left == [0]
 
 
 # Enemies.

@@ -26,7 +26,7 @@ import attrs
 
 from pycontainer.errors import ContainerError, InvalidOption, LaunchError
 from pycontainer.files.pure import PureContainerPath
-from pycontainer.files.serving import TRIES, account_file, working_directory
+from pycontainer.files.serving import Patience, account_file, working_directory
 from pycontainer.files.sides import ContainerSide, HostSide, Looks, Side
 from pycontainer.files.trail import Trail
 from pycontainer.files.tree import Copying, explained
@@ -114,7 +114,8 @@ def _copy(
     """Again where the agent went meanwhile, to the same goal."""
     goal: _Goal | None = None
     temporary = f".{os.urandom(8).hex()}.copy"
-    for attempt in range(TRIES):
+    patience = Patience()
+    while True:
         served = container._served()
         try:
             source_side, target_side, dress = begin(served)
@@ -124,7 +125,7 @@ def _copy(
             _transfer(copying, source_side, target_side, origin, goal)
             return
         except LaunchError:
-            if attempt == TRIES - 1 or not served.ended:
+            if not served.ended or patience.over():
                 raise
         except (ContainerError, OSError) as error:
             why = error if isinstance(error, ContainerError) else f"{error.filename!r}: {error.strerror}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,8 +17,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TRIES = 4
-"""Agents that may go away under one call."""
+_TRIES = 4
+_SECONDS = 10.0
+
+
+class Patience:
+    """With agents that go away under one call: several may, and on a slow machine, where a call takes longer
+    than a container that is started and stopped all the time stays as it is, more of them."""
+
+    def __init__(self) -> None:
+        self._tries = 0
+        self._deadline = time.monotonic() + _SECONDS
+
+    def over(self) -> bool:
+        """Whether the call is to be given up; to be asked after each try."""
+        self._tries += 1
+        return self._tries >= _TRIES and time.monotonic() >= self._deadline
 
 
 def serving(container: Container, call: Callable[[Served], T]) -> T:
@@ -26,14 +41,14 @@ def serving(container: Container, call: Callable[[Served], T]) -> T:
     A start or an end in the middle of it takes the agent away: then `call` is made again, with the next
     one. Raises what it raises, and InvalidState for a container without files.
     """
-    for attempt in range(TRIES):
+    patience = Patience()
+    while True:
         served = container._served()
         try:
             return call(served)
         except LaunchError:
-            if attempt == TRIES - 1 or not served.ended:
+            if not served.ended or patience.over():
                 raise
-    raise AssertionError("unreachable")
 
 
 def umask(container: Container) -> int:
