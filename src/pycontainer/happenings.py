@@ -173,7 +173,8 @@ def on_silence(call: Callable[[], None]) -> None:
 def events(types: EventType | Iterable[EventType] | None = None) -> Events:
     """What happens from now on, all of it or the types named (`EventType`): to the containers and images of
     this process, and to the persistent containers of the default store and those that this process makes
-    or finds later, whoever does it ("exec": in this process only).
+    or finds later, whoever does it ("exec": in this process only). Nothing is told of what `run` runs, which
+    nobody finds: its result says it.
 
     Raises `InvalidOption` for a type that there is not, and `StoreError`.
     """
