@@ -13,9 +13,9 @@ from pycontainer.store import Store
 from pycontainer.supervisor import client, plan
 
 if TYPE_CHECKING:
-    from pycontainer.recipes import Recipe
     from collections.abc import Sequence
 
+    from pycontainer.recipes import Recipe
     from pycontainer.runtime.cgroups import CgroupPlan
     from pycontainer.supervisor.client import Supervisor
 
