@@ -128,7 +128,7 @@ def test_each_kind_has_its_own(image: pc.Image) -> None:
             found = twice(image=image)
             assert out("hostname", image=image, **options) != found.container[:12]
         found = twice(image=image)
-        assert out("echo $WHO; pwd", image=changed) == "other\n/bin"
+        assert out("echo $WHO; pwd", image=changed) == "other\n/usr"
         assert out("hostname", image=changed) != found.container[:12]
 
 
