@@ -118,6 +118,7 @@ def test_one_that_dies_is_not_missed(image: pc.Image) -> None:
 def test_each_kind_has_its_own(image: pc.Image) -> None:
     """Where anything else is wanted than what was set up, that is what there is."""
     changed = image.configure(env={"WHO": "other"}, cwd="/usr")
+    changed.rootfs()
     with nothing_left():
         for options in (
             {"hostname": "a"},
