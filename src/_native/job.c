@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "job.h"
 
+#include "aside.h"
 #include "cleanup.h"
 #include "init.h"
 #include "util.h"
@@ -34,6 +35,7 @@ pctr_job_new(uint64_t id)
     jobs[i].id = id;
     jobs[i].channel = -1;
     jobs[i].report = -1;
+    jobs[i].mounts = -1;
     jobs[i].held = -1;
     jobs[i].network = (struct pctr_network)PCTR_NO_NETWORK;
     return &jobs[i];
@@ -89,6 +91,7 @@ pctr_job_free(struct pctr_job *job)
     pctr_close(&job->channel);
     pctr_close(&job->report);
     pctr_close(&job->held);
+    pctr_aside_close(&job->mounts);
     pctr_netpool_return(&job->network, job->unchanging, pctr_job_awaited(job));
     free(job->cleanup);
     job->cleanup = NULL;
@@ -134,6 +137,7 @@ take_report(struct pctr_job *job, const struct pctr_record *news)
         job->reported = true;
         break;
     case PCTR_RECORD_HELLO:
+    case PCTR_RECORD_MOUNTS:
         break;
     }
 }
@@ -142,14 +146,20 @@ bool
 pctr_job_read_report(struct pctr_job *job)
 {
     struct pctr_record news;
-    unsigned none = 0;
 
     for (;;) {
-        ssize_t got = pctr_receive_fds(job->report, &news, sizeof news, NULL, &none, MSG_DONTWAIT);
+        int mounts = -1;
+        unsigned count = 1;
+        ssize_t got =
+            pctr_receive_fds(job->report, &news, sizeof news, &mounts, &count, MSG_DONTWAIT);
         /* ECONNRESET, told once: the child ended without reading what was sent to it.  What it had
          * said before still comes. */
         if (got == -EINTR || got == -ECONNRESET) {
             continue;
+        }
+        if (mounts >= 0) {
+            pctr_close(&job->mounts);
+            job->mounts = mounts;
         }
         if (got == (ssize_t)sizeof news) {
             take_report(job, &news);
@@ -224,6 +234,7 @@ void
 pctr_job_ended(struct pctr_job *job)
 {
     job->pid = 0;
+    pctr_aside_close(&job->mounts);
     job->cleaner = pctr_cleanup_trees(job->cleanup, job->cleanup_size);
     if (job->cleaner == 0) {
         finish(job);

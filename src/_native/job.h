@@ -15,6 +15,7 @@ struct pctr_job {
     uint32_t flags;
     int channel; /* records go out here */
     int report;  /* records of the child come in here */
+    int mounts;  /* its mount namespace, which goes when this is closed, or -1 */
     int held;    /* a lock of the client's, or -1 */
     bool failed; /* `record` says why, and is final */
     uint64_t

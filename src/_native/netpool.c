@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "netpool.h"
 
+#include "aside.h"
 #include "util.h"
 
 #include <fcntl.h>
@@ -18,15 +19,14 @@
 enum { POOL_SIZE = 2, POOL_LIMIT = 8, FDS = 3 };
 
 static struct {
-    int sock; /* to the worker, or -1 */
-    bool tried;
+    bool refused; /* what was asked for last could not be made */
     struct pctr_network ready[POOL_LIMIT];
     unsigned count;
     unsigned ordered;
     unsigned lent;
     char unused[1024]; /* what `devices` says of a new one */
     ssize_t unused_size;
-} pool = {.sock = -1};
+} pool;
 
 static int
 loopback_up(void)
@@ -79,56 +79,28 @@ own_namespace(void)
     return pctr_result(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
 }
 
-/* One order, one answer: a message with descriptors, or an empty-handed one after a failure.  The
- * worker stays in none of those that it hands out, which are to end with their containers; nor may
- * an ordinary user's go back to where it came from. */
-static void
-serve(int sock)
+int
+pctr_netpool_home(void)
 {
-    char order;
-    PCTR_AUTO_FD home = unshare(CLONE_NEWNET) == 0 ? own_namespace() : -1;
-
-    while (home >= 0 && recv(sock, &order, 1, 0) == 1) {
-        unsigned count = 0;
-        PCTR_AUTO_FD ns = pctr_netpool_make() == 0 ? own_namespace() : -1;
-        PCTR_AUTO_FD sockets = open("/proc/thread-self/net/sockstat", O_RDONLY | O_CLOEXEC);
-        PCTR_AUTO_FD devices = open("/proc/thread-self/net/dev", O_RDONLY | O_CLOEXEC);
-        const int made[FDS] = {ns, sockets, devices};
-        if (setns(home, CLONE_NEWNET) < 0) {
-            return;
-        }
-        while (count < FDS && made[count] >= 0) {
-            count++;
-        }
-        if (pctr_send_fds(sock, "n", 1, made, count, 0) < 0) {
-            return;
-        }
-    }
+    return unshare(CLONE_NEWNET) == 0 ? own_namespace() : -1;
 }
 
-static void
-start_worker(void)
+int
+pctr_netpool_answer(int sock, int home)
 {
-    int pair[2];
+    unsigned count = 0;
+    PCTR_AUTO_FD ns = home >= 0 && pctr_netpool_make() == 0 ? own_namespace() : -1;
+    PCTR_AUTO_FD sockets = open("/proc/thread-self/net/sockstat", O_RDONLY | O_CLOEXEC);
+    PCTR_AUTO_FD devices = open("/proc/thread-self/net/dev", O_RDONLY | O_CLOEXEC);
+    const int made[FDS] = {ns, sockets, devices};
 
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-        return;
+    if (home >= 0 && setns(home, CLONE_NEWNET) < 0) {
+        return -errno;
     }
-    pid_t worker = fork();
-    if (worker == 0) {
-        /* The end of file on the socket is the lifeline. */
-        int keep[] = {0, 1, 2, pair[1]};
-        if (pctr_close_all_but(keep, sizeof keep / sizeof keep[0]) == 0) {
-            prctl(PR_SET_NAME, "pycontainer-net", 0, 0, 0);
-            serve(pair[1]);
-        }
-        _exit(0);
+    while (count < FDS && made[count] >= 0) {
+        count++;
     }
-    pctr_close(&pair[1]);
-    if (worker < 0) {
-        pctr_close(&pair[0]);
-    }
-    pool.sock = pair[0];
+    return pctr_send_fds(sock, "n", 1, made, count, 0);
 }
 
 void
@@ -186,33 +158,31 @@ pctr_netpool_return(struct pctr_network *network, bool unchanged, bool busy)
 int
 pctr_netpool_refill(bool missed)
 {
-    bool first = !pool.tried;
     unsigned have = pool.count + pool.ordered + pool.lent;
     unsigned want = missed && have >= POOL_SIZE && have < POOL_LIMIT ? have + 1 : POOL_SIZE;
+    const char order = PCTR_NETPOOL_ORDER;
+    int first;
 
-    if (first) {
-        pool.tried = true;
-        start_worker();
-    }
-    for (; have < want; have++) {
-        if (pool.sock < 0 || send(pool.sock, "n", 1, MSG_DONTWAIT | MSG_NOSIGNAL) != 1) {
+    int sock = pctr_aside(&first);
+    for (; have < want && sock >= 0 && !pool.refused; have++) {
+        if (send(sock, &order, 1, MSG_DONTWAIT | MSG_NOSIGNAL) != 1) {
             break;
         }
         pool.ordered++;
     }
-    return first ? pool.sock : -1;
+    return first ? sock : -1;
 }
 
-int
-pctr_netpool_receive(void)
+void
+pctr_netpool_receive(int sock)
 {
     char answer;
     int made[FDS] = {-1, -1, -1};
     unsigned count = FDS;
 
-    ssize_t got = pctr_receive_fds(pool.sock, &answer, 1, made, &count, MSG_DONTWAIT);
+    ssize_t got = pctr_receive_fds(sock, &answer, 1, made, &count, MSG_DONTWAIT);
     if (got == -EAGAIN || got == -EINTR) {
-        return 0;
+        return;
     }
     if (pool.ordered > 0) {
         pool.ordered--;
@@ -221,10 +191,12 @@ pctr_netpool_receive(void)
     if (got == 1 && network.ns >= 0 && pool.count < POOL_LIMIT) {
         pool.unused_size = pread(network.devices, pool.unused, sizeof pool.unused, 0);
         pool.ready[pool.count++] = network;
-        return 0;
+        return;
     }
     drop(&network);
     /* A limit or a refusal that the next container will meet, too, and report. */
-    pctr_close(&pool.sock);
-    return -1;
+    pool.refused = true;
+    if (got != 1) {
+        pctr_aside_lost();
+    }
 }

@@ -1,5 +1,5 @@
 /* Network namespaces made in advance: making one and taking it down is a third of a container's work.
- * A worker process makes them, with loopback up, and hands over their descriptors.  One in which nothing
+ * A process aside makes them, with loopback up, and hands over their descriptors.  One in which nothing
  * happened is used again: its container could change nothing in there, and neither sent a packet nor
  * left a socket. */
 #ifndef PCTR_NETPOOL_H
@@ -27,15 +27,23 @@ void pctr_netpool_take(struct pctr_network *network);
  * no harm.  When nobody is `busy` any more, only a few are kept. */
 void pctr_netpool_return(struct pctr_network *network, bool unchanged, bool busy);
 
-/* Orders what is missing, from a worker that is started at the first call; with `missed`, one more than
- * there were, as long as that is not too many.  Returns a descriptor that becomes readable when one
- * arrives, the first time; -1 later, or when there is no worker. */
+/* Orders what is missing; with `missed`, one more than there were, as long as that is not too many.
+ * Returns a descriptor that becomes readable when one arrives, the first time; -1 later, or when there is
+ * nobody to make them. */
 int pctr_netpool_refill(bool missed);
 
-/* Takes in what has arrived.  Returns 0, or -1 when the worker is gone and will not come back. */
-int pctr_netpool_receive(void);
+/* Takes in from that descriptor what has arrived. */
+void pctr_netpool_receive(int sock);
 
 /* A new network namespace for the calling process, with loopback up: 0 or -errno. */
 int pctr_netpool_make(void);
+
+/* For who makes them (aside.c): one order, one answer, which is a message with descriptors, or an
+ * empty-handed one after a failure.  He stays in none of those that he hands out, which are to end with
+ * their containers; nor may an ordinary user's go back to where it came from: so he makes a `home` first,
+ * -1 if he cannot.  `answer` gives 0 or -errno. */
+enum { PCTR_NETPOOL_ORDER = 'n' };
+int pctr_netpool_home(void);
+int pctr_netpool_answer(int sock, int home);
 
 #endif

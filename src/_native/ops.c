@@ -21,6 +21,7 @@ static pctr_op_fn *const handlers[] = {
     [PCTR_OP_SERVE] = pctr_op_serve,
     [PCTR_OP_JOIN_FD] = pctr_op_join_fd,
     [PCTR_OP_GIVE] = pctr_op_give,
+    [PCTR_OP_LINGER] = pctr_op_linger,
     [PCTR_OP_KEYRING] = pctr_op_keyring,
     [PCTR_OP_NETWORK] = pctr_op_network,
     [PCTR_OP_HOSTNAME] = pctr_op_hostname,

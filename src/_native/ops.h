@@ -40,8 +40,8 @@ pctr_op_fn pctr_op_serve, pctr_op_forward, pctr_op_impair, pctr_op_resolve;
 /* netlink.c */
 pctr_op_fn pctr_op_netlink;
 /* ops_namespace.c */
-pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_join_fd, pctr_op_give, pctr_op_network,
-    pctr_op_keyring, pctr_op_hostname, pctr_op_sysctl;
+pctr_op_fn pctr_op_unshare, pctr_op_join, pctr_op_join_fd, pctr_op_give, pctr_op_linger,
+    pctr_op_network, pctr_op_keyring, pctr_op_hostname, pctr_op_sysctl;
 /* ops_mount.c */
 pctr_op_fn pctr_op_propagation, pctr_op_root, pctr_op_mount, pctr_op_bind, pctr_op_mask,
     pctr_op_readonly, pctr_op_remount, pctr_op_pivot, pctr_op_enter, pctr_op_open_tree,

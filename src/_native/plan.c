@@ -42,6 +42,7 @@ static const struct rule rules[] = {
     [PCTR_OP_SERVE] = {true, USES_FD, 0},
     [PCTR_OP_JOIN_FD] = {true, USES_FD, 0},
     [PCTR_OP_GIVE] = {true, USES_FD, 0},
+    [PCTR_OP_LINGER] = {true, 0, 0},
     [PCTR_OP_KEYRING] = {true, 0, 0},
     [PCTR_OP_NETWORK] = {true, 0, 0},
     [PCTR_OP_HOSTNAME] = {true, 0, 0},

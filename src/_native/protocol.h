@@ -115,10 +115,12 @@ enum pctr_op_code {
     PCTR_OP_UNSHARE = 12,     /* n1 CLONE_NEW* flags */
     PCTR_OP_JOIN = 13,        /* n1 CLONE_NEW* flags of the target job's namespaces */
     PCTR_OP_JOIN_FD = 14,     /* arg fd of a namespace, n1 its CLONE_NEW* flag */
-    PCTR_OP_GIVE = 18,    /* s1 the host's file, opened with access mode n1: its descriptor goes to
+    PCTR_OP_GIVE = 18, /* s1 the host's file, opened with access mode n1: its descriptor goes to
                              the socket at fd arg */
-    PCTR_OP_KEYRING = 15, /* a fresh anonymous session keyring */
-    PCTR_OP_NETWORK = 16, /* a network namespace of its own, with loopback up; n1: nothing in it
+    PCTR_OP_LINGER =
+        26, /* the mount namespace is taken down after the end, when nobody waits for it */
+    PCTR_OP_KEYRING = 15,     /* a fresh anonymous session keyring */
+    PCTR_OP_NETWORK = 16,     /* a network namespace of its own, with loopback up; n1: nothing in it
                              has a right to change it, so it may be another's afterwards */
     PCTR_OP_CGROUP_JOIN = 20, /* into all groups that CGROUP_OPEN opened; n1: in the supervisor */
     PCTR_OP_HOSTNAME = 17,    /* s1 name */
@@ -184,6 +186,7 @@ enum pctr_record_kind {
     PCTR_RECORD_STARTED = 2,
     PCTR_RECORD_FAILED = 3,
     PCTR_RECORD_EXITED = 4,
+    PCTR_RECORD_MOUNTS = 5, /* within the supervisor: its mount namespace comes along */
 };
 
 /* Where a failure happened when no operation is to blame (`stage` of a FAILED record holds an

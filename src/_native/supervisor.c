@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "supervisor.h"
 
+#include "aside.h"
 #include "body.h"
 #include "cleanup.h"
 #include "init.h"
@@ -449,7 +450,8 @@ handle(uint64_t event, int signals)
         reap(signals);
     }
     else if (event == EVENT_NETWORK) {
-        (void)pctr_netpool_receive();
+        int first;
+        pctr_netpool_receive(pctr_aside(&first));
     }
     else {
         struct pctr_job *job = pctr_job_by_id(event);

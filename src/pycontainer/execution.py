@@ -275,6 +275,7 @@ def decide(
         tty=_DEFAULT_TERMINAL if options.tty else None,
         network=network,
         network_fd=plan.STDIO + len(options.pass_fds) + options.tty + len(layer_fds),
+        once=once,
     )
     flags = START["NEW_PIDNS"] | (START["INIT"] if options.init else 0)
     flags |= (0 if once else START["REPORT"]) | (START["HOLD"] if directory is not None else 0)

@@ -233,10 +233,11 @@ def container(
     tty: tuple[int, int] | None,
     network: Network = NO_NETWORK,
     network_fd: int = 0,
+    once: bool = False,
 ) -> ContainerPlan:
-    """The plan of one container. Descriptor numbers in `pass_fds` follow the standard streams in the request,
-    then the terminal's socket, and the layer's. `network`'s begin at the index `network_fd`. `tty` is
-    (rows, columns)."""
+    """The plan of one container, which is removed with its program where it runs `once`. Descriptor numbers
+    in `pass_fds` follow the standard streams in the request, then the terminal's socket, and the layer's.
+    `network`'s begin at the index `network_fd`. `tty` is (rows, columns)."""
     template = _template(shape)
     data = template.data.copy()
     prepare, setup = Ops(data), Ops(data)
@@ -244,6 +245,8 @@ def container(
         _make_cgroup(prepare, cgroup)
     mine = STDIO + len(pass_fds)
     setup.extend(template.before_joining if root.joins else template.before_scratch)
+    if once and not _shared(shape):
+        setup.linger()
     if shape.joins_network:
         setup.join_fd(network_fd, CLONE_NEWNET)
     _scratch(setup, shape, root, first_fd=mine + (tty is not None))
@@ -474,6 +477,8 @@ def _template(shape: Shape) -> _Template:
     if shape.read_only:
         for path in _root_mounts(shape):
             after.remount(path, MS_RDONLY)
+    # Above the program, too, and here, where it may be ahead of time: each capability is a call.
+    after.bounding(shape.program.capabilities)
     head, end = _program(data, shape.program)
     return _Template(
         data,
@@ -507,13 +512,18 @@ def _before_scratch(ops: Ops, shape: Shape, *, joins: bool = False) -> _Trees:
 _MAY_HAVE = isolation.capability_mask(isolation.DEFAULT_CAPABILITIES)
 
 
+def _shared(shape: Shape) -> bool:
+    """Whether it has something of the host's that others have, too: they may wait for the container to let
+    go of it (umount(2)), or take from it what is handed on."""
+    return bool(shape.devices) or any(isinstance(mount, BindMount) for mount in shape.mounts)
+
+
 def _cannot_change_network(shape: Shape) -> bool:
     """Whether nothing in such a container has the right to change its network namespace, or a way to hand
     something of it to others."""
     confined = shape.program.capabilities & ~_MAY_HAVE == 0 and shape.program.seccomp is not None
     sysctls = shape.sysctls or "/proc/sys" not in shape.readonly or shape.writable_sys
-    shared = shape.devices or any(isinstance(mount, BindMount) for mount in shape.mounts)
-    return confined and not sysctls and not shared
+    return confined and not sysctls and not _shared(shape)
 
 
 def _root_mounts(shape: Shape) -> list[str]:
@@ -532,6 +542,7 @@ def _joining_template(program: Program, own_network: bool) -> _Template:
     # The host's network cannot be joined from a user namespace, nor does it have to be.
     setup.join(flags | CLONE_NEWNET if own_network else flags)
     setup.enter()
+    setup.bounding(program.capabilities)
     head, end = _program(data, program)
     return _Template(data, setup.encode(), b"", b"", b"", b"", head, end, ())
 
@@ -728,7 +739,6 @@ def _program(data: Data, program: Program) -> tuple[bytes, bytes]:
     if program.seccomp is not None and not program.no_new_privileges:
         # Without no_new_privs only CAP_SYS_ADMIN may install a filter (seccomp(2)).
         end.seccomp(program.seccomp)
-    end.bounding(program.capabilities)
     if program.groups is not None:
         end.groups(program.groups)
     end.ids(program.uid, program.gid)

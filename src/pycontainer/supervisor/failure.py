@@ -30,6 +30,7 @@ _WORDS = {
     "SERVE": "serving files",
     "JOIN_FD": "joining namespaces",
     "GIVE": "handing over",
+    "LINGER": "keeping the mount namespace",
     "UNSHARE": "creating namespaces",
     "JOIN": "joining namespaces",
     "KEYRING": "joining session keyring",

@@ -191,6 +191,9 @@ class Ops:
     def give(self, fd: int, path: str, access: int = os.O_RDONLY) -> None:
         self.add(OP["GIVE"], arg=fd, s1=self.data.text(path), n1=access)
 
+    def linger(self) -> None:
+        self.add(OP["LINGER"])
+
     def netlink(
         self,
         messages: bytes,
