@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,18 @@ def test_a_stream_that_is_not_captured_is_empty_and_never_none(capfd: pytest.Cap
 
 def test_the_wall_time_is_the_programs_own() -> None:
     assert 0.2 <= sh("sleep 0.2").usage.wall < 30
+    assert 0.2 <= sh("sleep 0.2", init=False).usage.wall < 30
+
+
+@pytest.mark.parametrize("init", [True, False])
+def test_the_wall_time_of_a_program_that_was_killed(init: bool) -> None:
+    with pytest.raises(pc.Timeout) as caught:
+        sh("sleep 60", timeout=0.5, init=init)
+    assert 0.3 <= caught.value.result.usage.wall < 30
+    with pc.start("host", ["sleep", "60"], init=init) as container:
+        time.sleep(0.3)
+        container.kill()
+        assert 0.3 <= container.wait().usage.wall < 30
 
 
 def test_cpu_time_is_counted_by_kind() -> None:
@@ -187,6 +200,13 @@ def test_a_program_that_may_not_be_executed_is_named() -> None:
         ({"cap_add": ["FLY"]}, "FLY"),
         ({"stop_signal": "SIGNOTHING"}, "SIGNOTHING"),
         ({"timeout": "soon"}, "timeout"),
+        ({"timeout": 10**400}, "timeout"),
+        ({"encoding": "klingon"}, "encoding='klingon'"),
+        ({"encoding": "hex"}, "encoding='hex'"),
+        ({"encoding": 8}, "encoding=8"),
+        ({"errors": "forgive"}, "errors='forgive'"),
+        ({"stdout": True}, "stdout=True"),
+        ({"stderr": False}, "stderr=False"),
         ({"sysctls": {"vm.swappiness": 1}}, "vm.swappiness"),
     ],
 )
@@ -204,6 +224,13 @@ def test_an_unknown_option_is_a_type_error_with_a_suggestion() -> None:
 def test_bad_arguments_are_refused(args: object) -> None:
     with nothing_left(), pytest.raises(pc.InvalidOption, match="args"):
         pc.run("host", args)
+
+
+@pytest.mark.parametrize("image", [None, 5, b"host", Path("host")])
+def test_what_is_no_image_is_refused(image: Any) -> None:
+    for verb in (pc.run, pc.create, pc.start):
+        with pytest.raises(pc.InvalidOption, match=r"^image="):
+            verb(image, ["true"])
 
 
 def test_an_image_that_is_not_there_is_named() -> None:
@@ -236,6 +263,12 @@ def test_a_timeout_kills_everything_and_carries_what_was_captured() -> None:
     assert (error.stdout, error.stderr, error.timeout) == ("early\n", "bad\n", 1)
     assert (error.result.cause, error.result.returncode) == ("timeout", -9)
     assert "timed out after 1" in str(error)
+
+
+def test_a_timeout_within_a_character_is_a_timeout() -> None:
+    with pytest.raises(pc.Timeout) as caught:
+        sh("printf 'a\\303'; sleep 60", timeout=1)
+    assert caught.value.stdout == "a\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_timeout_counts_while_output_flows() -> None:

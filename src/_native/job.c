@@ -33,6 +33,7 @@ pctr_job_new(uint64_t id)
     }
     memset(&jobs[i], 0, sizeof jobs[i]);
     jobs[i].id = id;
+    jobs[i].began_ns = pctr_now_ns();
     jobs[i].channel = -1;
     jobs[i].report = -1;
     jobs[i].mounts = -1;
@@ -170,10 +171,14 @@ pctr_job_read_report(struct pctr_job *job)
         }
         break;
     }
-    /* End of file with nothing said: the program was executed without an init process. */
+    /* End of file with nothing said: the program was executed without an init process.  Without the
+     * promise of a record that is read after the program's end only. */
     if (!job->failed && !job->reported && job->record.started_ns == 0 &&
         !(job->flags & (PCTR_START_INIT | PCTR_START_WORK))) {
-        struct pctr_record started = {.kind = PCTR_RECORD_STARTED, .started_ns = pctr_now_ns()};
+        struct pctr_record started = {.kind = PCTR_RECORD_STARTED, .started_ns = job->began_ns};
+        if (job->flags & PCTR_START_REPORT) {
+            started.started_ns = pctr_now_ns();
+        }
         take_report(job, &started);
     }
     return true;

@@ -19,11 +19,12 @@ struct pctr_job {
     int held;    /* a lock of the client's, or -1 */
     bool failed; /* `record` says why, and is final */
     uint64_t
-        kill_ns;   /* when a child that still lives is killed, or 0: a reaper that does not end its
+        kill_ns; /* when a child that still lives is killed, or 0: a reaper that does not end its
                        * tree, a container set up in advance that nobody wants */
-    bool told;     /* the client has the final record; what it left behind lives on */
-    bool reported; /* the init process has said how its program ended */
-    bool unchanging;             /* nothing in it may change its network */
+    uint64_t began_ns; /* for a program whose own start nobody watched, or lived to tell */
+    bool told;         /* the client has the final record; what it left behind lives on */
+    bool reported;     /* the init process has said how its program ended */
+    bool unchanging;   /* nothing in it may change its network */
     struct pctr_network network; /* lent to it by the pool */
     char *cleanup;               /* plan to run after the exit; malloc'd */
     size_t cleanup_size;

@@ -116,5 +116,6 @@ pctr_ready_go(const char *message, size_t got, int *fds, unsigned count)
     job->channel = pctr_steal_fd(&fds[0]);
     job->flags = request->flags;
     job->kill_ns = 0;
+    job->began_ns = pctr_now_ns();
     return true;
 }

@@ -387,6 +387,9 @@ child_ended(struct pctr_job *job, int status, const struct rusage *usage)
         record->exited_ns = now;
         record->status = status;
     }
+    if (record->started_ns == 0) {
+        record->started_ns = job->began_ns;
+    }
     if (!pctr_job_joined(job) || !job->reported) {
         pctr_record_usage(record, usage);
     }
