@@ -56,6 +56,13 @@ def runs_out(call: Callable[[], object], *words: str) -> None:
     assert SECONDS <= caught.value.result.usage.wall <= took
 
 
+def test_a_run_that_has_to_pull(registry: FaultRegistry, store: pc.Store) -> None:
+    registry.put("team/app", "1", images_made.many_layers(1, 1000, compression=None))
+    registry.fault(Stall(), path="/blobs/", times=None)
+    name = f"{registry.host}/team/app:1"
+    runs_out(lambda: pc.run(name, ["true"], timeout=SECONDS, store=store), "pull", name)
+
+
 @pytest.mark.parametrize("when", ["resolve", "config", "layers", "drip", "again"])
 def test_pull(registry: FaultRegistry, store: pc.Store, when: str) -> None:
     registry.put("team/app", "1", images_made.many_layers(6, 500_000, compression=None))

@@ -188,6 +188,19 @@ def test_a_failed_start_leaves_nothing(container: pc.Container) -> None:
         container.popen(["no-such-program"], stdin=PIPE, stdout=PIPE, stderr=PIPE)
 
 
+def test_streams_are_given_as_to_popen(container: pc.Container) -> None:
+    """True is PIPE for the option `stdin`, and nothing but a mistake elsewhere."""
+    for verb in (container.popen, container.exec):
+        with pytest.raises(pc.InvalidOption, match="encoding='klingon'"):
+            verb(["true"], encoding="klingon")
+        with pytest.raises(pc.InvalidOption, match="stdout=True"):
+            verb(["true"], stdout=True)
+    with pytest.raises(pc.InvalidOption, match="bufsize"):
+        container.popen(["true"], bufsize="1")  # type: ignore[arg-type]
+    assert container.popen(["cat"], stdin=True, stdout=PIPE).communicate(b"x", timeout=60) == (b"x", b"")
+    assert container.exec(["cat"], stdin=True, capture_output=True).stdout == b""
+
+
 def test_iterating_needs_a_pipe(container: pc.Container) -> None:
     with container.popen(["true"]) as process, pytest.raises(pc.InvalidState, match="stdout"):
         iter(process)

@@ -480,8 +480,7 @@ class Container:
         stdout, stderr = runner.capture(capture_output, stdout, stderr)
         how = Text.of(text, encoding, errors)
         data = how.encode(input)
-        if input is not None:
-            stdin = runner.with_input(stdin, input)
+        stdin = runner.with_input(option_values.stdin(stdin), input)
         begun = self._join(args, stdin, stdout, stderr, overrides, report=False)
         result = begun.run(data, how, timeout, began=began)
         if check:
@@ -504,8 +503,11 @@ class Container:
         """Start one more program in the running container; gives a `Process`, in Popen's shape."""
         from pycontainer.process import Process
 
-        begun = self._join(args, stdin, stdout, stderr, overrides, report=True)
-        return Process(begun, Text.of(text, encoding, errors), bufsize)
+        how = Text.of(text, encoding, errors)
+        if isinstance(bufsize, bool) or not isinstance(bufsize, int):
+            raise InvalidOption(f"bufsize={bufsize!r}: must be an integer")
+        begun = self._join(args, option_values.stdin(stdin), stdout, stderr, overrides, report=True)
+        return Process(begun, how, bufsize)
 
     def top(self) -> builtins.list[ProcessInfo]:
         """Its processes, as the host sees them. Raises `InvalidState` unless it runs or is paused."""

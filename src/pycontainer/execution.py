@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
@@ -18,6 +19,7 @@ from pycontainer.runtime import cgroups, plan
 from pycontainer.streams import STDOUT, Pump, Streams, is_open
 from pycontainer.supervisor import failure
 from pycontainer.supervisor.client import RECORD, START
+from pycontainer.units import refuse
 
 if TYPE_CHECKING:
     from pycontainer._sys import Record
@@ -48,12 +50,21 @@ class Text:
 
     @classmethod
     def of(cls, text: bool, encoding: str | None, errors: str | None) -> Text:
+        """Raises InvalidOption for what Python does not know, which it looks up when there are bytes only."""
+        if encoding:
+            with _named("encoding", encoding):
+                " ".encode(encoding)
+        if errors:
+            with _named("errors", errors):
+                codecs.lookup_error(errors)
         return cls(bool(text or encoding or errors), encoding, errors)
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes, *, cut: bool = False) -> Any:
+        """`cut` off anywhere, within a character too, which must not hide that."""
         if not self.on:
             return data
-        text = data.decode(self.encoding or "utf-8", self.errors or "strict")
+        errors = self.errors or "strict"
+        text = data.decode(self.encoding or "utf-8", "replace" if cut and errors == "strict" else errors)
         return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
     def encode(self, data: Any) -> bytes:
@@ -71,6 +82,16 @@ class Text:
 
 
 BYTES = Text()
+
+
+@contextmanager
+def _named(option: str, name: object) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeError:
+        pass  # a text encoding that has no space
+    except (LookupError, TypeError, ValueError) as error:
+        raise refuse(option, name, str(error)) from error
 
 
 @attrs.define
@@ -113,8 +134,8 @@ class Execution:
         return Completed(
             self.command.shown,
             code,
-            self._captured("stdout", text),
-            self._captured("stderr", text),
+            self._captured("stdout", text, cut=timed_out),
+            self._captured("stderr", text, cut=timed_out),
             cause=cause,
             usage=_usage(record, measured),
         )
@@ -124,8 +145,8 @@ class Execution:
             return cgroups.CgroupUsage()
         return cgroups.usage(self.cgroup, record.collected)
 
-    def _captured(self, name: str, text: Text) -> Any:
-        return text.decode(b"".join(self.streams.capture.get(name, ())))
+    def _captured(self, name: str, text: Text, *, cut: bool) -> Any:
+        return text.decode(b"".join(self.streams.capture.get(name, ())), cut=cut)
 
     def run(self, data: bytes, text: Text, timeout: float | None, *, began: float) -> Completed:
         """Moves all bytes and waits. However it ends, nothing of the program is left."""

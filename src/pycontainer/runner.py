@@ -39,25 +39,27 @@ _LASTING = {
 """Options of containers that last, and why `run` takes them at their defaults alone."""
 
 
-def find_image(image: Image | str, store: Store | None, pull: Pull) -> Image:
+def find_image(image: Image | str, store: Store | None, pull: Pull, timeout: float | None = None) -> Image:
     """An image by its reference: looked up in the store, pulled where it is missing, or where `pull`
-    says so; "host" is this machine's own root."""
-    if pull not in get_args(Pull):
-        raise InvalidOption(f"pull={pull!r}: must be one of {', '.join(get_args(Pull))}")
-    if not isinstance(image, str):
-        return image
+    says so, in `timeout` seconds; "host" is this machine's own root."""
     from pycontainer.image import Image as ImageClass
 
+    if pull not in get_args(Pull):
+        raise InvalidOption(f"pull={pull!r}: must be one of {', '.join(get_args(Pull))}")
+    if isinstance(image, ImageClass):
+        return image
+    if not isinstance(image, str):
+        raise refuse("image", image, f"must be an Image or a reference, not {type(image).__name__}")
     if image == "host":
         return ImageClass.host()
     if pull == "always":
-        return ImageClass.pull(image, store=store)
+        return ImageClass.pull(image, timeout=timeout, store=store)
     try:
         return ImageClass.get(image, store=store)
     except ImageNotFound:
         if pull == "never":
             raise
-    return ImageClass.pull(image, store=store)
+    return ImageClass.pull(image, timeout=timeout, store=store)
 
 
 _LASTING_DEFAULTS = [(field.name, field.default) for field in attrs.fields(Options) if field.name in _LASTING]
@@ -75,7 +77,10 @@ def check_timeout(timeout: float | None) -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout != timeout:
         raise InvalidOption(f"timeout={timeout!r}: must be a number of seconds")
-    return float(timeout)
+    try:
+        return float(timeout)
+    except OverflowError as error:
+        raise refuse("timeout", timeout, "is too large") from error
 
 
 def capture(capture_output: bool, stdout: Any, stderr: Any) -> tuple[Any, Any]:
@@ -118,7 +123,7 @@ def run(
     The parameters up to `timeout` are those of `subprocess.run`; stdin is empty unless given.
     `args` None runs what the image's config names. All other keywords are options (`Options`),
     on top of `options`; those of containers that last (`restart`, say) are InvalidOption here. A `name`
-    is taken as long as it runs. `timeout` is seconds, from the call on.
+    is taken as long as it runs. `timeout` is seconds, from the call on, a pull included.
 
     `image` is an Image, "host", or a reference: looked up in the store, and pulled where it is missing
     (`pull="missing"`), each time ("always": one request where nothing changed), or "never".
@@ -133,10 +138,10 @@ def run(
         overrides["stdin"] = stdin
     chosen = Options.merge(options, overrides)
     _refuse_lasting(chosen)
-    image = find_image(image, store, pull)
     stdout, stderr = capture(capture_output, stdout, stderr)
     how = Text.of(text, encoding, errors)
     data = how.encode(input)
+    image = find_image(image, store, pull, timeout)
     streams = execution.open_streams(chosen, with_input(chosen.stdin, input), stdout, stderr)
     with ExitStack() as held:
         begun, recipe = _begin_once(image, args, chosen, streams, held)

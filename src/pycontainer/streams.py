@@ -227,6 +227,9 @@ def is_open(fd: int) -> bool:
 
 def _fileno(name: str, source: Any) -> int:
     """The descriptor behind an int or a file, as `subprocess` takes it."""
+    if isinstance(source, bool):
+        # True is 1 to Python, and would mean this process's standard output.
+        raise InvalidOption(f"{name}={source!r}: must be PIPE, DEVNULL, a descriptor or an open file")
     if isinstance(source, int):
         fd = source
     else:
