@@ -306,6 +306,20 @@ def test_mounts_into_mounts(tree: Path) -> None:
     assert out("cat /t/in/file /t/file", mounts=mounts) == "of the hostx"
 
 
+def test_mounts_within_others_in_any_order(tmp_path: Path) -> None:
+    """As with container engines, the outer one comes first."""
+    (tmp_path / "file").write_text("bound")
+    mounts = [pc.content("given", "/t/in/file"), pc.bind(tmp_path, "/t/b"), pc.tmpfs("/t/in"), pc.tmpfs("/t")]
+    assert out("cat /t/in/file /t/b/file", mounts=mounts) == "givenbound"
+
+
+def test_source_and_target_of_one_kind(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for source, target in ((tmp_path, "/etc/passwd"), (tmp_path / "file", "/etc")):
+        with nothing_left(), pytest.raises(pc.LaunchError, match="two directories, or two files"):
+            sh("true", mounts=[pc.bind(source, target)])
+
+
 def test_a_tmpfs_below_dev_and_run() -> None:
     assert out("touch /dev/t/x /run/t/x && echo ok", mounts=[pc.tmpfs("/dev/t"), pc.tmpfs("/run/t")]) == "ok"
 
@@ -350,6 +364,33 @@ def test_the_hosts_node_stays_as_it_is(tmp_path: Path, options: dict[str, Any]) 
 def test_a_missing_device_is_named() -> None:
     with nothing_left(), pytest.raises(pc.LaunchError, match="/dev/no-such-device"):
         sh("true", devices=["/dev/no-such-device"])
+
+
+@as_root
+def test_a_directory_of_devices_is_its_nodes_alone(tmp_path: Path) -> None:
+    """Whoever could write to the directory itself could remove the host's nodes."""
+    (tmp_path / "deep").mkdir()
+    os.mknod(tmp_path / "zero", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    os.mknod(tmp_path / "deep" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    (tmp_path / "file").write_text("no device")
+    script = (
+        "ls -R /dev/d; head -c 1 /dev/d/zero | wc -c; rm -f /dev/d/zero /dev/d/deep/null; touch /dev/d/new"
+    )
+    assert out(script, devices=[(str(tmp_path), "/dev/d")]).split() == (
+        ["/dev/d:", "deep", "zero", "/dev/d/deep:", "null", "1"]
+    )
+    assert sorted(os.listdir(tmp_path)) == ["deep", "file", "zero"]
+    assert os.listdir(tmp_path / "deep") == ["null"]
+    # Looked at anew each time.
+    (tmp_path / "deep" / "null").unlink()
+    assert out(script, devices=[(str(tmp_path), "/dev/d")]).split() == ["/dev/d:", "zero", "1"]
+
+
+def test_what_is_no_device_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for wrong, why in ((tmp_path / "file", "no device node"), (tmp_path, "holds no device node")):
+        with nothing_left(), pytest.raises(pc.InvalidOption, match=f"{wrong} .*{why}"):
+            sh("true", devices=[(str(wrong), "/dev/x")])
 
 
 def test_access_that_cannot_be_limited_is_refused() -> None:

@@ -14,8 +14,8 @@ import attrs
 from pycontainer import naming, network_options
 from pycontainer.errors import CapabilityUnavailable, InvalidImage, InvalidOption
 from pycontainer.mounts import Bind, Mount, Tmpfs, VolumeMount
-from pycontainer.option_values import RLIMITS, SeccompProfile
-from pycontainer.runtime import isolation, plan
+from pycontainer.option_values import RLIMITS, Device, SeccompProfile
+from pycontainer.runtime import devices, isolation, plan
 from pycontainer.runtime.seccomp import compile_filter
 from pycontainer.runtime.user import Identity, host_account_files, read_account_files, resolve, user_name
 from pycontainer.snapshot import overlay
@@ -41,7 +41,6 @@ _SHAPE_OPTIONS = (
     "mounts",
     "read_only",
     "shm_size",
-    "devices",
     "privileged",
     "no_new_privileges",
     "sysctls",
@@ -262,6 +261,7 @@ def shape(
         joins_network,
         _own_files(options, host),
         root.store.floor(plan.OWN_FILES) if isinstance(root, LayeredRoot) else "",
+        _devices(options.devices) if options.devices else (),
         wanted,
     )
 
@@ -281,6 +281,7 @@ def _shape(
     joins_network: bool,
     own_files: tuple[str, ...],
     floor: str,
+    given: tuple[tuple[str, str], ...],
     wanted: tuple[Any, ...],
 ) -> plan.Shape:
     options = dict(zip(_SHAPE_OPTIONS, wanted, strict=True))
@@ -292,7 +293,9 @@ def _shape(
         readonly = () if privileged else isolation.READONLY_PATHS
     # With CAP_MKNOD a program could make any device; where no file system takes one, it is of no use.
     nodev = isolation.MS_NODEV if _can_make_devices(program) and not privileged else 0
-    mounts = tuple([_mount(mount, nodev) for mount in options["mounts"]])
+    # As container engines do: what lies in another mount comes after it, in whatever order they are given.
+    ordered = sorted(options["mounts"], key=lambda mount: mount.dst.count("/"))
+    mounts = tuple([_mount(mount, nodev) for mount in ordered])
     everything = _all_devices() if privileged else ()
     return plan.Shape(
         program=program,
@@ -305,7 +308,7 @@ def _shape(
         readonly=readonly,
         # The host name is set by its own call: its sysctl is the real root's alone.
         sysctls=tuple([pair for pair in options["sysctls"] if pair[0] != "kernel/hostname"]),
-        devices=(*_devices(options["devices"]), *([(p, p) for p, _, _ in everything] if rootless else ())),
+        devices=(*given, *([(p, p) for p, _, _ in everything] if rootless else ())),
         nodes=() if rootless else everything,
         shm_size=options["shm_size"],
         read_only=options["read_only"],
@@ -389,14 +392,14 @@ def _resolver(host: bool, own: Sequence[str]) -> tuple[plan.Mount, ...]:
     return tuple(found)
 
 
-def _devices(devices: Sequence[Any]) -> tuple[tuple[str, str], ...]:
-    for device in devices:
+def _devices(wanted: Sequence[Device]) -> tuple[tuple[str, str], ...]:
+    for device in wanted:
         if not {"r", "w"} <= set(device.access):
             raise CapabilityUnavailable(
                 f"device {device.src} with access {device.access!r}: nodes are given for reading and writing",
                 remedy="ask for 'rw' or 'rwm'",
             )
-    return tuple([(device.src, device.dst) for device in devices])
+    return tuple([node for device in wanted for node in devices.nodes(device.src, device.dst)])
 
 
 def _all_devices() -> tuple[tuple[str, int, int], ...]:

@@ -73,6 +73,7 @@ _APPARMOR_TEXT = (
     "with 'userns,', or run: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
 )
 _OUTER = "an outer container or sandbox around this process"
+_ONE_KIND = "source and target of a bind must be of one kind: two directories, or two files"
 
 HINTS: tuple[Hint, ...] = (
     # Processes and namespaces.
@@ -112,9 +113,9 @@ HINTS: tuple[Hint, ...] = (
     Hint(
         _NEW,
         (EAGAIN,),
-        "a limit of processes is reached: this user's (ulimit -u), the surrounding control group's "
-        "(pids.max) "
-        "or the machine's (kernel.threads-max, kernel.pid_max)",
+        "a limit of processes is reached: the option pids (the container's init process counts, too), this "
+        "user's (ulimit -u), the surrounding control group's (pids.max) or the machine's "
+        "(kernel.threads-max, kernel.pid_max)",
     ),
     Hint(_NEW, (ENOMEM,), "no memory for a new process: the host, or the control group around it, is full"),
     Hint(
@@ -270,8 +271,9 @@ HINTS: tuple[Hint, ...] = (
     Hint(
         ("bind mounting",),
         (ENOTDIR, EISDIR),
-        "source and target of a bind must be of one kind: two directories, or two files",
+        _ONE_KIND,
     ),
+    Hint(("bind mounting",), (EINVAL,), _ONE_KIND, rootless=False),
     Hint(
         ("bind mounting",),
         (EACCES,),
@@ -280,9 +282,9 @@ HINTS: tuple[Hint, ...] = (
     Hint(
         ("bind mounting", "remounting", "making read-only"),
         (EPERM, EINVAL),
-        "the host's mount has flags that a user namespace may not change (nosuid, nodev, noexec, "
-        "ro), or mounts "
-        "below it that may not be uncovered: bind the inner directory, or ask for the same flags",
+        "source and target are a file and a directory; or the host's mount has flags that a user namespace "
+        "may not change (nosuid, nodev, noexec, ro), or mounts below it that may not be uncovered: bind the "
+        "inner directory, or ask for the same flags",
         rootless=True,
     ),
     Hint(
