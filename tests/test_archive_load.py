@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import json
@@ -98,13 +99,19 @@ def names(image: Image) -> list[str]:
 
 
 @pytest.mark.parametrize("make", [a.docker, a.layout])
-@pytest.mark.parametrize("form", ["plain", "gzip", "zstd", "xz", "directory"])
+@pytest.mark.parametrize("form", ["plain", "gzip", "zstd", "xz", "bzip2", "directory"])
 def test_every_format_in_every_form(store: Store, tmp_path: Path, put: Any, make: Any, form: str) -> None:
     parts = make(ONE, TWO)
     if form == "directory":
         path = a.directory(tmp_path / "archive.tar.gz", parts)
     else:
-        pack = {"plain": bytes, "gzip": gzip.compress, "zstd": zstandard.compress, "xz": lzma.compress}
+        pack = {
+            "plain": bytes,
+            "gzip": gzip.compress,
+            "zstd": zstandard.compress,
+            "xz": lzma.compress,
+            "bzip2": bz2.compress,
+        }
         path = put(pack[form](a.tar(parts)))
     (image,) = Image.load(path, store=store)
     assert names(image) == ["file-one", "file-two"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import os
@@ -19,6 +20,7 @@ FORMATS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "zstd": zstandard.compress,
     "xz": lzma.compress,
+    "bzip2": bz2.compress,
     "none": bytes,
 }
 PACKED = [name for name in FORMATS if name != "none"]

@@ -111,7 +111,7 @@ class Image:
         tag: str | None = None,
         store: Store | None = None,
     ) -> Image:
-        """An image of the files in a tar archive, plain or compressed with gzip, zstd or xz.
+        """An image of the files in a tar archive, plain or compressed with gzip, zstd, xz or bzip2.
 
         A file object is read to its end and stays open. Raises InvalidImage and UnsafeLayer for a
         bad archive, ImageError where it cannot be read, and otherwise as `from_directory`.

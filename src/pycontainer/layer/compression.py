@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from pycontainer.errors import InvalidImage
 
-Format = Literal["gzip", "zstd", "xz", "none"]
+Format = Literal["gzip", "zstd", "xz", "bzip2", "none"]
 
 # Large enough for few calls, little enough to be hashed and passed on out of a processor's cache.
 _OUTPUT = 256 << 10
@@ -22,6 +22,8 @@ _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"\x1f\x8b\x08", "gzip"),
     (_ZSTD_MAGIC, "zstd"),
     (b"\xfd7zXZ\0", "xz"),
+    # The first block of any content, which starts with the digits of pi; the digit before tells its size.
+    *((b"BZh%d1A" % size, "bzip2") for size in range(1, 10)),
 )
 
 
@@ -51,7 +53,7 @@ def decompress(chunks: Iterator[bytes], form: Format) -> Iterator[bytes]:
 
 
 class _Member(Protocol):
-    """The interface of `lzma.LZMADecompressor`, which has one for bounded output."""
+    """The interface of `lzma.LZMADecompressor` and `bz2.BZ2Decompressor`, whose output is bounded."""
 
     @property
     def eof(self) -> bool: ...
@@ -186,6 +188,12 @@ def _xz_member() -> _Member:
     return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
 
+def _bzip2_member() -> _Member:
+    import bz2
+
+    return bz2.BZ2Decompressor()
+
+
 def _igzip() -> Any:
     """isal's igzip inflates several times as fast as zlib; it has no wheels for some machines (None)."""
     try:
@@ -207,6 +215,8 @@ def _failures(form: Format) -> tuple[type[Exception], ...]:
         import lzma
 
         return (lzma.LZMAError,)
+    if form == "bzip2":
+        return (OSError,)
     import zstandard
 
     return (zstandard.ZstdError,)
@@ -218,6 +228,7 @@ def _members(chunks: Iterator[bytes], form: Format) -> Iterator[bytes]:
         "gzip": _gzip_member,
         "zstd": _ZstdMember,
         "xz": _xz_member,
+        "bzip2": _bzip2_member,
     }
     start = starts[form]
     failures = _failures(form)

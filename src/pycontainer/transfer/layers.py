@@ -156,8 +156,8 @@ class _Layer:
     def _stream(self) -> Iterator[bytes]:
         """The layer's tar stream, from the store or from the network."""
         form, chunks = peek(self._chunks())
-        if form == "xz":
-            raise InvalidImage(f"layer {self._blob.digest}: xz is no compression of layers")
+        if form in ("xz", "bzip2"):
+            raise InvalidImage(f"layer {self._blob.digest}: {form} is no compression of layers")
         return decompress(chunks, form)
 
     def _chunks(self) -> Iterator[bytes]:
