@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import lzma
@@ -27,6 +28,7 @@ from pycontainer.errors import (
 )
 from pycontainer.image import Image
 from pycontainer.layer.limits import Limits
+from pycontainer.oci.config import ImageConfig
 from pycontainer.store import HostRoot, LayeredRoot, Store
 from pycontainer.supervisor import files
 
@@ -71,6 +73,17 @@ def test_host() -> None:
         host.untag("x")
     with pytest.raises(ImageError, match="host image"):
         host.remove()
+
+
+def test_values_of_an_environment_stay_out_of_sight() -> None:
+    shown = repr(ImageConfig.of({"env": {"TOKEN": "hidden"}}))
+    assert "TOKEN" in shown and "hidden" not in shown
+
+
+@pytest.mark.parametrize("config", [5, ["cmd"], "cmd"])
+def test_what_is_no_config(store: Store, tree: Path, config: Any) -> None:
+    with pytest.raises(InvalidOption, match="config: must be"):
+        Image.from_directory(tree, config=config, store=store)
 
 
 def test_scratch(store: Store) -> None:
@@ -120,6 +133,7 @@ def test_source_date_epoch(store: Store, tree: Path, monkeypatch: pytest.MonkeyP
         (lambda data: gzip.compress(data, mtime=0), "tar+gzip"),
         (zstandard.compress, "tar+zstd"),
         (lzma.compress, "tar"),
+        (bz2.compress, "tar"),
     ],
 )
 def test_from_tar(store: Store, tmp_path: Path, pack: Callable[[bytes], bytes], media_type: str) -> None:

@@ -205,7 +205,8 @@ class ImageConfig:
     variant: str | None = None
     created: str | None = None
     author: str | None = None
-    env: Mapping[str, str] = attrs.field(factory=dict)
+    # Values stay out of sight: images carry secrets there.
+    env: Mapping[str, str] = attrs.field(factory=dict, repr=lambda env: repr(dict.fromkeys(env, "***")))
     entrypoint: tuple[str, ...] | None = None
     cmd: tuple[str, ...] | None = None
     user: str = ""
@@ -251,6 +252,8 @@ class ImageConfig:
         """
         if isinstance(value, ImageConfig):
             return value
+        if value is not None and not isinstance(value, Mapping):
+            raise InvalidImage(f"{what}: must be an ImageConfig or a mapping, not {type(value).__name__}")
         return cls(**check_changes(value or {}, what=what))
 
     @property
