@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import gc
 import os
+import pickle
 import signal
 import threading
 import time
@@ -73,6 +75,17 @@ def test_what_an_event_says() -> None:
         assert before <= create.time <= die.time <= datetime.datetime.now(datetime.timezone.utc)
         with pytest.raises(TypeError):
             create.attributes["x"] = 1  # type: ignore[index]
+
+
+def test_events_are_values() -> None:
+    """For a queue to another process, say."""
+    event = pc.Event(
+        time=datetime.datetime.now(datetime.timezone.utc), type="die", id="x", attributes={"exit_code": 3}
+    )
+    for again in (pickle.loads(pickle.dumps(event)), copy.copy(event), copy.deepcopy(event)):
+        assert again == event
+        with pytest.raises(TypeError):
+            again.attributes["exit_code"] = 4
 
 
 def test_an_end_is_told_with_nobody_waiting() -> None:

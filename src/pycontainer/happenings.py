@@ -4,6 +4,7 @@ while it does."""
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import threading
 import time
@@ -63,6 +64,11 @@ class Event:
     image: str | None = None
     """The id of the container's image."""
     attributes: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A read-only view of a dictionary can be neither pickled nor copied."""
+        values = attrs.asdict(self, recurse=False) | {"attributes": dict(self.attributes)}
+        return functools.partial(type(self), **values), ()
 
 
 class Events:
