@@ -180,6 +180,13 @@ def test_the_programs_that_map_identities(look: Look, tmp_path: Path) -> None:
     assert f"setcap cap_setgid+ep {plain}" in (checks["newgidmap"].remedy or "")
 
 
+def test_another_store(look: Look, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    assert look(0, store=str(tmp_path / "other" / "new"))["store's space"].detail.endswith(
+        f"{tmp_path}/other"
+    )
+
+
 def test_the_mount_that_the_store_is_on(look: Look, tmp_path: Path) -> None:
     root = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
     elsewhere = f"23 22 0:9 / {tmp_path}/store-of-another rw - overlay overlay rw\n"

@@ -135,6 +135,14 @@ def test_a_terminal_for_a_joining_program() -> None:
             assert process.wait(60) == -signal.SIGINT
 
 
+def test_a_terminal_that_was_closed_has_no_size() -> None:
+    with pc.start("host", ["sleep", "600"]) as container:
+        process = container.popen(["true"], tty=True, stdout=pc.PIPE)
+        process.communicate(timeout=60)
+        with pytest.raises(pc.InvalidState, match="resize"):
+            process.resize(10, 10)
+
+
 def test_a_shell_on_a_terminal_line_by_line() -> None:
     with sleeper() as container, container.popen(["cat"], tty=True, stdin=pc.PIPE, stdout=pc.PIPE) as process:
         process.stdin.write(b"one\n")

@@ -15,6 +15,7 @@ import attrs
 from pycontainer.errors import PycontainerError
 
 if TYPE_CHECKING:
+    from pycontainer.store import Store
     from pycontainer.supervisor.plan import Ops
 
 _INDEX = 100
@@ -85,13 +86,14 @@ class Report:
         return f"<table>{''.join(rows)}</table><p>{html.escape(self.summary)}</p>"
 
 
-def doctor() -> Report:
-    """What this host allows: kernel, namespaces, overlay, control groups, identities, seccomp, store and
-    networks; and whether a container of the host image really runs."""
+def doctor(*, store: Store | None = None) -> Report:
+    """What this host allows: kernel, namespaces, overlay, control groups, identities, seccomp, `store` (the
+    default one) and networks; and whether a container of the host image really runs."""
     from pycontainer.host_checks import HostView, NetworkProbe, run_checks
 
     networks = NetworkProbe(_try_links, _try_masquerading)
-    return Report((*run_checks(HostView(), _try_user_namespace, networks), _try_container()))
+    host = HostView() if store is None else HostView(store=store.path)
+    return Report((*run_checks(host, _try_user_namespace, networks), _try_container()))
 
 
 def _try_user_namespace() -> str | None:

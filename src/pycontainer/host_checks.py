@@ -18,6 +18,7 @@ import attrs
 from pycontainer.diagnosis import Check
 from pycontainer.errors import CapabilityUnavailable, LaunchError, PycontainerError
 from pycontainer.runtime.isolation import CAPABILITIES, DEFAULT_CAPABILITIES
+from pycontainer.store.store import default_path
 
 if TYPE_CHECKING:
     from pycontainer.network.usermode import Finding
@@ -87,6 +88,7 @@ class HostView:
     proc: str = "/proc"
     etc: str = "/etc"
     modules: str = "/lib/modules"
+    store: str = attrs.field(factory=default_path)
     uid: int = attrs.field(factory=os.geteuid)
     release: str = attrs.field(factory=platform.release)
     machine: str = attrs.field(factory=platform.machine)
@@ -346,9 +348,7 @@ def _keys(host: HostView) -> Check:
 
 
 def _store(host: HostView) -> Iterator[Check]:
-    from pycontainer.store.store import default_path
-
-    path = _existing(os.path.abspath(default_path()))
+    path = _existing(os.path.abspath(host.store))
     info = os.statvfs(path)
     free = info.f_bavail * info.f_frsize
     # Some file systems (btrfs) have no fixed number of inodes and say 0 of 0.

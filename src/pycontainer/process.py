@@ -131,8 +131,8 @@ class Process:
 
     def resize(self, rows: int, columns: int) -> None:
         """Give the program's terminal another size (ioctl_tty(2), TIOCSWINSZ)."""
-        if self.stdout is None or not self._execution.streams.tty:
-            raise InvalidState("resize: the program has no terminal")
+        if self.stdout is None or self.stdout.closed or not self._execution.streams.tty:
+            raise InvalidState("resize: the program has no terminal, or it was closed")
         set_size(self.stdout.fileno(), rows, columns)
 
     def __iter__(self) -> Iterator[Any]:
