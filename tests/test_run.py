@@ -215,6 +215,12 @@ def test_a_bad_option_is_refused_by_name_and_leaves_nothing(options: dict[str, o
         pc.run("host", ["true"], **options)  # type: ignore[arg-type]
 
 
+def test_no_healthcheck_is_how_a_run_is() -> None:
+    assert pc.run("host", ["true"], options=pc.Options(healthcheck=False)).returncode == 0
+    with pytest.raises(pc.InvalidOption, match="healthcheck"):
+        pc.run("host", ["true"], healthcheck=["true"])
+
+
 def test_an_unknown_option_is_a_type_error_with_a_suggestion() -> None:
     with pytest.raises(TypeError, match="memory"):
         pc.run("host", ["true"], memmory="1M")

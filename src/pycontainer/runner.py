@@ -68,7 +68,8 @@ _LASTING_DEFAULTS = [(field.name, field.default) for field in attrs.fields(Optio
 def _refuse_lasting(options: Options) -> None:
     for name, default in _LASTING_DEFAULTS:
         value = getattr(options, name)
-        if value != default:
+        # Without a healthcheck (False) is how it runs.
+        if value not in (default, False):
             raise refuse(name, value, f"is not for run(): {_LASTING[name]}")
 
 

@@ -37,6 +37,7 @@ from errno import (
     ESTALE,
     ETXTBSY,
     EUSERS,
+    EXDEV,
 )
 from pathlib import Path
 
@@ -291,6 +292,11 @@ HINTS: tuple[Hint, ...] = (
         ("mounting*", "bind mounting", "creating directory", "creating file", "creating device"),
         (ELOOP,),
         "a link in the image lies on the way to {path}: targets are never reached through links",
+    ),
+    Hint(
+        ("mounting*", "bind mounting", "creating directory", "creating file", "creating device"),
+        (EXDEV,),
+        "a link in the image leads from {path} into /proc, /sys or /dev, and is not followed there",
     ),
     Hint(
         _MOUNT,
