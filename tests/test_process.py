@@ -78,6 +78,13 @@ def test_communicate_in_text(container: pc.Container) -> None:
     assert process.communicate("é\n", timeout=60) == ("é\na\nb", "")
 
 
+def test_the_end_of_what_wrote_no_text_is_known(container: pc.Container) -> None:
+    with container.popen(["sh", "-c", "printf '\\377'; exit 3"], stdout=PIPE, text=True) as process:
+        with pytest.raises(UnicodeDecodeError):
+            process.communicate(timeout=60)
+        assert (process.returncode, process.poll(), process.wait()) == (3, 3, 3)
+
+
 def test_communicate_without_pipes(container: pc.Container) -> None:
     process = container.popen(["true"])
     assert process.communicate(timeout=60) == (b"", b"")

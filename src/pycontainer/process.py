@@ -71,7 +71,8 @@ class Process:
     def poll(self) -> int | None:
         """The exit status if the program has ended, without waiting."""
         if self._result is None and not self._watch.running():
-            self._result = self._execution.completed(self._text)
+            # Its end is known even where what it wrote is no text.
+            self._result = self._execution.completed(execution.BYTES)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -109,6 +110,7 @@ class Process:
                 raise
             finally:
                 streams.close()
+        self.poll()
         self._result = self._execution.completed(self._text, timed_out=not ended)
         if not ended:
             assert timeout is not None
