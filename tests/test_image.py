@@ -229,6 +229,24 @@ def test_names_move(store: Store, tree: Path) -> None:
     assert Image.list(store=store) == [] and list(store.layout.blobs.names()) == []
 
 
+def test_what_was_removed_is_not_damaged(store: Store, tree: Path, tmp_path: Path) -> None:
+    image = Image.from_directory(tree, tag="app", store=store)
+    other = Image.get("app", store=store)
+    image.remove()
+    store.prune()
+    for call in (
+        lambda: image.run(["/program"]),
+        lambda: other.run(["/program"]),
+        lambda: other.config,
+        lambda: other.size,
+        lambda: image.save(tmp_path / "image.tar"),
+        lambda: image.export(tmp_path / "flat.tar"),
+        lambda: image.configure(user="1"),
+    ):
+        with pytest.raises(ImageNotFound, match=f"{image.id}.* removed"):
+            call()
+
+
 def test_removal_leaves_those_who_run_alone(store: Store, tree: Path) -> None:
     image = Image.from_directory(tree, tag="app", store=store)
     root = image.rootfs()

@@ -7,13 +7,21 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import attrs
 
 from pycontainer.blobs.locks import Lock
-from pycontainer.errors import ImageError, ImageNotFound, InvalidImage, InvalidOption, InvalidReference
+from pycontainer.errors import (
+    ImageError,
+    ImageNotFound,
+    InvalidImage,
+    InvalidOption,
+    InvalidReference,
+    StoreCorrupt,
+)
 from pycontainer.happenings import emit
 from pycontainer.oci._document import MAX_DOCUMENT
 from pycontainer.oci.config import History, ImageConfig, check_changes
@@ -233,13 +241,15 @@ class Image:
 
     @functools.cached_property
     def config(self) -> ImageConfig:
-        """What to run and how. Raises InvalidImage and StoreCorrupt."""
-        raw = self._store.layout.blobs.read(self._manifest.config.digest, limit=MAX_DOCUMENT)
+        """What to run and how. Raises ImageNotFound where it was removed, InvalidImage and StoreCorrupt."""
+        with self._explained():
+            raw = self._store.layout.blobs.read(self._manifest.config.digest, limit=MAX_DOCUMENT)
         return ImageConfig.parse(raw, what=f"config of image {self.id}")
 
     @functools.cached_property
     def _manifest(self) -> Manifest:
-        raw = self._store.layout.blobs.read(self._entry.manifest.digest, limit=MAX_DOCUMENT)
+        with self._explained():
+            raw = self._store.layout.blobs.read(self._entry.manifest.digest, limit=MAX_DOCUMENT)
         return Manifest.parse(raw, what=f"manifest of image {self.id}")
 
     @property
@@ -349,17 +359,18 @@ class Image:
     ) -> Descriptor:
         from pycontainer.transfer.push import push
 
-        pushed = push(
-            self._store,
-            client,
-            self._manifest,
-            self.config,
-            repository,
-            tags,
-            compression=compression,
-            report=report,
-            deadline=deadline,
-        )
+        with self._explained():
+            pushed = push(
+                self._store,
+                client,
+                self._manifest,
+                self.config,
+                repository,
+                tags,
+                compression=compression,
+                report=report,
+                deadline=deadline,
+            )
         emit("push", self.id, name=repository, tags=tuple(tags), digest=str(pushed.digest))
         return pushed
 
@@ -371,13 +382,14 @@ class Image:
         """Writes the image with its names to a file, or with `format="oci"` to an OCI layout directory
         (a new one, or one to which it is added). The same image gives the same bytes.
 
-        Raises InvalidOption, ImageError where it cannot be written, NoSpace and StoreCorrupt; an
-        existing file is replaced when the new one is complete.
+        Raises InvalidOption, ImageError where it cannot be written or was removed, NoSpace and StoreCorrupt;
+        an existing file is replaced when the new one is complete.
         """
         from pycontainer.archive.save import save
 
         names = self._store.catalog.tags(self._entry.manifest.digest)
-        save(self._store, self._manifest, self.config, names, os.fspath(path), format)
+        with self._explained():
+            save(self._store, self._manifest, self.config, names, os.fspath(path), format)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes the files that a container would see as one flat tar archive, without the config.
@@ -419,7 +431,7 @@ class Image:
     def rootfs(self) -> RootFS:
         """What a container's root is made of; unpacked first where that was not done yet.
 
-        Raises what unpacking raises, StoreCorrupt where content is damaged or was removed.
+        Raises what unpacking raises, ImageNotFound where it was removed, StoreCorrupt where it is damaged.
         """
         # Read without the lock: every start comes through here.
         found = self._rootfs
@@ -432,13 +444,24 @@ class Image:
         from pycontainer.layer.unpacked import chain_ids
         from pycontainer.store import assemble
 
-        lease = assemble.unpack(self._store, self._manifest, self.config)
+        with self._explained():
+            lease = assemble.unpack(self._store, self._manifest, self.config)
         chains = chain_ids(self.config.diff_ids)
         lower = self._store.layers.stack(chains[-1]) if chains else ()
         if self._lease is not None:
             self._lease.release()
             self._lease = None
         return LayeredRoot(lower or (self._store.empty_tree(),), self._store, lease)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What is missing because the image was removed is no damage."""
+        try:
+            yield
+        except StoreCorrupt as error:
+            if self._store.catalog.by_manifest(self._entry.manifest.digest) is not None:
+                raise
+            raise ImageNotFound(f"image {self.id} was removed") from error
 
     def run(self, args: Any = None, **options: Any) -> Completed:
         """Runs a program in a new container and waits for it; see `pycontainer.run`."""

@@ -13,6 +13,7 @@ from errno import (
     EBADF,
     EBUSY,
     EDQUOT,
+    EEXIST,
     EFAULT,
     EINVAL,
     EIO,
@@ -308,6 +309,11 @@ HINTS: tuple[Hint, ...] = (
         _MOUNT,
         (EPERM, EACCES),
         f"mounting is forbidden: {_OUTER}, or a security module (AppArmor, SELinux), must allow mount(2)",
+    ),
+    Hint(
+        ("mounting*", "creating directory"),
+        (ENOTDIR, EEXIST),
+        "{path}, or what it lies in, is no directory in the container",
     ),
     Hint(("creating device",), (EPERM,), "device nodes cannot be made in a user namespace", rootless=True),
     Hint(
