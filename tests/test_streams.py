@@ -178,6 +178,32 @@ def test_a_terminal_of_the_hosts_is_written_to_but_never_handed_over() -> None:
         os.close(theirs)
 
 
+def test_what_is_typed_at_a_terminal_of_the_hosts_is_passed_on() -> None:
+    """The terminal itself would let the program type into it, and change it."""
+    ours, theirs = os.openpty()
+    script = "test -t 0 || echo no terminal; cat"
+    try:
+        os.write(ours, b"one\ntwo\n")
+        threading.Timer(0.3, os.write, (ours, b"three\n\x04")).start()
+        done = pc.run("host", ["sh", "-c", script], stdin=theirs, capture_output=True, timeout=SECONDS)
+        assert done.stdout == b"no terminal\none\ntwo\nthree\n"
+        os.write(ours, b"four\n")
+        assert pc.run("host", ["true"], stdin=theirs, timeout=SECONDS).returncode == 0
+        with pytest.raises(pc.Timeout):
+            pc.run("host", ["sleep", "60"], stdin=theirs, timeout=0.2)
+        with pc.start("host", ["sleep", "60"]) as container:
+            os.write(ours, b"five\n")
+            joined = container.exec(["head", "-n", "1"], stdin=theirs, capture_output=True, timeout=SECONDS)
+            assert joined.stdout in (b"four\n", b"five\n")
+            with pytest.raises(pc.InvalidOption, match="terminal"):
+                container.popen(["cat"], stdin=theirs)
+        with pytest.raises(pc.InvalidOption, match="terminal"):
+            pc.start("host", ["cat"], stdin=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_a_host_whose_streams_are_closed() -> None:
     code = """
         import os

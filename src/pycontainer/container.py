@@ -869,7 +869,7 @@ class Container:
         options = launch.joining_options(self.options, overrides)
         who = launch.identity(self.image, options.user, here, self._root)
         command = launch.joining_command(args, options, who, target.command.env)
-        streams = execution.open_streams(options, stdin, stdout, stderr)
+        streams = execution.open_streams(options, stdin, stdout, stderr, pumped=not report)
         tell(self, "exec", args=command.shown)
         try:
             return execution.begin_joining(

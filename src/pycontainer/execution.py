@@ -219,13 +219,13 @@ def launching(step: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
 
 
 @launching
-def open_streams(options: Options, stdin: Any, stdout: Any, stderr: Any) -> Streams:
+def open_streams(options: Options, stdin: Any, stdout: Any, stderr: Any, *, pumped: bool = False) -> Streams:
     # Before anything is opened here that could take the number of a closed one.
     for fd in options.pass_fds:
         if not is_open(fd):
             raise InvalidOption(f"pass_fds={fd}: is not an open descriptor")
     streams = Streams(tty=options.tty)
-    streams.open(stdin, stdout, None if options.tty and stderr == STDOUT else stderr)
+    streams.open(stdin, stdout, None if options.tty and stderr == STDOUT else stderr, pumped=pumped)
     return streams
 
 

@@ -143,7 +143,8 @@ def run(
     how = Text.of(text, encoding, errors)
     data = how.encode(input)
     image = find_image(image, store, pull, timeout)
-    streams = execution.open_streams(chosen, with_input(chosen.stdin, input), stdout, stderr)
+    given = with_input(chosen.stdin, input)
+    streams = execution.open_streams(chosen, given, stdout, stderr, pumped=True)
     with ExitStack() as held:
         begun, recipe = _begin_once(image, args, chosen, streams, held)
         result = begun.run(data, how, timeout, began=began)

@@ -51,6 +51,7 @@ class Streams:
         "readers",
         "stdin",
         "tty",
+        "typed",
     )
 
     def __init__(self, *, tty: bool) -> None:
@@ -59,6 +60,8 @@ class Streams:
         self._owned: list[int] = []
         self.stdin: int | None = None
         """Our end of the program's input."""
+        self.typed: int | None = None
+        """A terminal of the host's, whose input is passed on; the caller's."""
         self.readers: dict[int, Sink] = {}
         """Our ends of its outputs, and where their bytes go."""
         self.capture: dict[str, list[bytes]] = {}
@@ -66,13 +69,13 @@ class Streams:
         """The terminal arrives here."""
         self.master: int | None = None
 
-    def open(self, stdin: Any, stdout: Any, stderr: Any) -> None:
-        """Opens everything; on failure nothing stays open."""
+    def open(self, stdin: Any, stdout: Any, stderr: Any, *, pumped: bool = False) -> None:
+        """Opens everything; on failure nothing stays open. `pumped` says that a `Pump` moves the bytes."""
         try:
             if self.tty:
                 self._open_terminal(stdin, stdout, stderr)
                 return
-            self.child.append(self._input(stdin))
+            self.child.append(self._input(stdin, pumped))
             self.child.append(self._output("stdout", stdout))
             self.child.append(self.child[1] if stderr == STDOUT else self._output("stderr", stderr))
         except BaseException:
@@ -146,14 +149,22 @@ class Streams:
         self.console.setblocking(False)
         self.console_child = self._own(theirs.detach())
 
-    def _input(self, source: Any) -> int:
+    def _input(self, source: Any, pumped: bool) -> int:
         if source is None or source == DEVNULL:
             return self._own(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        if source == PIPE:
-            read_end, write_end = os.pipe2(os.O_CLOEXEC)
-            self.stdin = write_end
-            return self._own(read_end)
-        return _fileno("stdin", source)
+        if source != PIPE:
+            fd = _fileno("stdin", source)
+            if not os.isatty(fd):
+                return fd
+            if not pumped:
+                raise InvalidOption(
+                    "stdin: a terminal of the host's is not handed over; pass on what is typed (stdin=PIPE), "
+                    "or give the program one of its own (tty=True)"
+                )
+            self.typed = fd
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        self.stdin = write_end
+        return self._own(read_end)
 
     def _output(self, name: str, target: Any) -> int:
         if target == DEVNULL:
@@ -267,7 +278,9 @@ class Pump:
             self._poll.register(fd, select.POLLIN)
         if streams.console is not None:
             self._poll.register(streams.console.fileno(), select.POLLIN)
-        if streams.stdin is not None:
+        if streams.typed is not None:
+            self._poll.register(streams.typed, select.POLLIN)
+        elif streams.stdin is not None:
             self._offer_input()
 
     def run(self, deadline: float | None) -> bool:
@@ -313,6 +326,8 @@ class Pump:
             self._read(fd)
         elif fd == streams.stdin:
             self._end_input(fd)
+        elif fd == streams.typed:
+            self._take_typed(fd)
 
     def _drop_console(self) -> None:
         """A container that failed before it had a terminal will not send one."""
@@ -347,6 +362,24 @@ class Pump:
             return
         self._streams.drop(fd)
 
+    def _take_typed(self, terminal: int) -> None:
+        """A line at a time, so that most of what the program does not want stays for others."""
+        try:
+            data = os.read(terminal, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # The terminal has gone.
+            if error.errno != errno.EIO:
+                raise
+            data = b""
+        self._poll.unregister(terminal)
+        if not data:
+            self._streams.typed = None
+        if self._streams.stdin is not None:
+            self._input = memoryview(data)
+            self._offer_input()
+
     def _offer_input(self) -> None:
         fd = self._streams.stdin
         assert fd is not None
@@ -367,9 +400,16 @@ class Pump:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
             written = len(self._input)
+            self._streams.typed = None
         self._input = self._input[written:]
-        if not self._input:
+        if self._input:
+            return
+        if self._streams.typed is None:
             self._end_input(fd)
+        else:
+            self._poll.unregister(fd)
+            self._offered = False
+            self._poll.register(self._streams.typed, select.POLLIN)
 
     def _end_input(self, fd: int) -> None:
         if fd in self._streams.readers:
