@@ -101,6 +101,7 @@ def test_communicate_times_out_with_what_was_there(container: pc.Container) -> N
     with nothing_left():
         process = container.popen(["sh", "-c", f"echo early; setsid -f sleep {seconds}; sleep {seconds}"],
                                   stdout=PIPE, text=True)  # fmt: skip
+        until(lambda: len(with_argument(seconds)) == 2, "both sleep")
         with pytest.raises(pc.Timeout) as caught:
             process.communicate(timeout=0.7)
         del process
