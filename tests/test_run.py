@@ -56,8 +56,8 @@ def test_the_wall_time_is_the_programs_own() -> None:
 @pytest.mark.parametrize("init", [True, False])
 def test_the_wall_time_of_a_program_that_was_killed(init: bool) -> None:
     with pytest.raises(pc.Timeout) as caught:
-        sh("sleep 60", timeout=0.5, init=init)
-    assert 0.3 <= caught.value.result.usage.wall < 30
+        sh("sleep 60", timeout=2, init=init)
+    assert 1 <= caught.value.result.usage.wall < 30
     with pc.start("host", ["sleep", "60"], init=init) as container:
         time.sleep(0.3)
         container.kill()
@@ -419,7 +419,7 @@ def test_without_init_status_and_timeout_work_the_same() -> None:
     assert sh("exit 7", init=False).returncode == 7
     seconds = unique_seconds()
     with nothing_left(), pytest.raises(pc.Timeout) as caught:
-        sh(f"echo early; setsid -f sleep {seconds}; sleep {seconds}", init=False, timeout=0.7)
+        sh(f"echo early; setsid -f sleep {seconds}; sleep {seconds}", init=False, timeout=2)
     assert (caught.value.stdout, with_argument(seconds)) == ("early\n", [])
     with nothing_left(), pytest.raises(pc.LaunchError):
         pc.run("host", ["/no/such/program"], init=False)
