@@ -26,6 +26,7 @@ NAMES = [field.name for field in attrs.fields(Options)]
 CONVERTED: list[tuple[str, Any, Any]] = [
     ("entrypoint", "/bin/tool --flag", ("/bin/tool --flag",)),
     ("entrypoint", ["/bin/sh", Path("/x")], ("/bin/sh", "/x")),
+    ("entrypoint", Path("/bin/tool"), ("/bin/tool",)),
     ("entrypoint", "", ()),
     ("entrypoint", [], ()),
     ("env", {"A": "1", "B": None}, (("A", "1"), ("B", None))),

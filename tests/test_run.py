@@ -598,5 +598,7 @@ def test_rootlessness_is_what_it_should_be() -> None:
     """The ids outside: nobody of the host's, where an ordinary user runs this file."""
     seconds = unique_seconds()
     with pc.start("host", ["sleep", seconds]):
+        # The kernel tells of an execve(2) a moment before it shows the new arguments.
+        until(lambda: with_argument(seconds), "the program shows")
         (pid,) = with_argument(seconds)
         assert Path(f"/proc/{pid}").stat().st_uid == (0 if ROOT else os.getuid())

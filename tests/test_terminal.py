@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -50,6 +52,14 @@ def test_its_first_size() -> None:
 def test_input_goes_through_the_terminal() -> None:
     done = pc.run("host", ["head", "-n", "1"], input=b"typed\n", stdout=pc.PIPE, tty=True, timeout=60)
     assert done.stdout.split(b"\r\n")[:2] == [b"typed", b"typed"]
+
+
+@pytest.mark.parametrize("stdin", [None, subprocess.DEVNULL])
+def test_empty_input_is_an_end_of_file_on_a_terminal_too(stdin: Any) -> None:
+    assert sh("cat; echo done", tty=True, stdin=stdin, timeout=60).stdout == "done\n"
+    with pc.start("host", ["sleep", "600"]) as container:
+        done = container.exec(["cat"], tty=True, stdin=stdin, capture_output=True, timeout=60)
+        assert (done.returncode, done.stdout) == (0, b"")
 
 
 def test_much_output_through_a_terminal_is_whole() -> None:

@@ -125,11 +125,12 @@ def _argument(value: object, option: str) -> str:
     return text
 
 
-def entrypoint(value: str | Iterable[PathLike] | None) -> tuple[str, ...] | None:
-    """Text is one program, not a command line; an empty list or text drops the image's own."""
+def entrypoint(value: PathLike | Iterable[PathLike] | None) -> tuple[str, ...] | None:
+    """Text or a path is one program, not a command line; an empty list or text drops the image's own."""
     if value is None:
         return None
-    words = ([value] if value else []) if isinstance(value, str) else items(value, "entrypoint")
+    one = isinstance(value, (str, os.PathLike))
+    words = ([value] if value else []) if one else items(value, "entrypoint")
     return tuple(_argument(word, "entrypoint") for word in words)
 
 

@@ -73,7 +73,7 @@ class Streams:
         """Opens everything; on failure nothing stays open. `pumped` says that a `Pump` moves the bytes."""
         try:
             if self.tty:
-                self._open_terminal(stdin, stdout, stderr)
+                self._open_terminal(stdin, stdout, stderr, pumped)
                 return
             self.child.append(self._input(stdin, pumped))
             self.child.append(self._output("stdout", stdout))
@@ -135,12 +135,13 @@ class Streams:
             self.stdin = master
         return master
 
-    def _open_terminal(self, stdin: Any, stdout: Any, stderr: Any) -> None:
+    def _open_terminal(self, stdin: Any, stdout: Any, stderr: Any, pumped: bool) -> None:
         if stderr not in (None, STDOUT, PIPE, DEVNULL):
             raise InvalidOption("stderr with tty=True: a terminal has one output, which is stdout")
         if stdin not in (None, PIPE, DEVNULL):
             raise InvalidOption("stdin with tty=True: write to the terminal instead (stdin=PIPE)")
-        self._terminal_input = stdin == PIPE
+        # What is empty is at its end. Where nobody pumps, the terminal is the caller's to type into.
+        self._terminal_input = stdin == PIPE or pumped
         self._terminal_sink = self._sink_for("stdout", stdout)
         null = self._own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
         self.child += [null, null, null]
