@@ -70,6 +70,18 @@ def test_cpu_time_is_counted_by_kind() -> None:
     assert usage.user_cpu + usage.system_cpu <= usage.wall * (os.cpu_count() or 1) + 0.5
 
 
+def test_cpu_time_of_what_was_killed_is_counted() -> None:
+    """Children, and what has left its parent behind, too."""
+    script = "busy() { while :; do :; done; }; setsid -f sh -c 'while :; do :; done'; busy & busy"
+    with nothing_left(), pytest.raises(pc.Timeout) as caught:
+        sh(script, timeout=2)
+    assert caught.value.result.usage.user_cpu > 0.3
+    with pc.start("host", ["sh", "-c", script]) as container:
+        time.sleep(2)
+        container.kill()
+        assert container.wait().usage.user_cpu > 0.3
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_death_by_a_signal_is_its_negative_number(number: signal.Signals) -> None:
     result = sh(f"kill -{int(number)} $$")

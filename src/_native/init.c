@@ -101,10 +101,21 @@ open_children(void)
     return pctr_steal_fd(&file);
 }
 
+/* Everybody but this process, and what they used becomes its children's usage. */
+static void
+kill_all(void)
+{
+    int ignored;
+
+    (void)kill(-1, SIGKILL);
+    while (waitpid(-1, &ignored, __WALL) > 0 || errno == EINTR) {
+    }
+}
+
 static void
 kill_tree(const struct family *family)
 {
-    PCTR_AUTO_FD children = getpid() == 1 ? -1 : open_children();
+    PCTR_AUTO_FD children = open_children();
 
     if (family->program > 0) {
         (void)kill(family->program, SIGKILL);
@@ -200,7 +211,12 @@ pctr_init_run(struct pctr_spawn *spawn, pid_t program)
             forward(family.program, &info, &killing);
         }
         if (killing) {
-            kill_tree(&family);
+            if (getpid() == 1) {
+                kill_all();
+            }
+            else {
+                kill_tree(&family);
+            }
             if (!reported) {
                 /* Whoever reaped it in there has its status: it was this signal. */
                 report(spawn, PCTR_RECORD_EXITED, SIGKILL);

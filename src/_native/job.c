@@ -256,6 +256,7 @@ pctr_job_cleaned(struct pctr_job *job)
 /* How long a reaper may take to end its tree; a process in its container can stop it, or hold
  * a child of its back by tracing it. */
 #define REAPER_NS 3000000000u
+#define INIT_NS 300000000u
 
 static bool hurrying;
 
@@ -322,16 +323,15 @@ pctr_job_signal(struct pctr_job *job, int signal)
     if (job->pid == 0) {
         return -ESRCH;
     }
-    /* PID 1 takes its namespace with it; a reaper must do that itself. */
-    bool carried = (job->flags & PCTR_START_INIT) &&
-                   !(signal == SIGKILL && (job->flags & PCTR_START_NEW_PIDNS));
-    if (!carried) {
+    if (!(job->flags & PCTR_START_INIT)) {
         return pctr_result(kill(job->pid, signal));
     }
+    /* A reaper must end its tree itself.  PID 1 takes its namespace with it, but then the kernel
+     * counts for nobody what those in there have used: it gets a moment to wait for them. */
     int result = carry(job, signal);
     if (signal == SIGKILL && job->kill_ns == 0) {
         (void)kill(job->pid, SIGCONT);
-        pctr_job_kill_after(job, REAPER_NS);
+        pctr_job_kill_after(job, (job->flags & PCTR_START_NEW_PIDNS) ? INIT_NS : REAPER_NS);
     }
     return result;
 }
