@@ -316,7 +316,7 @@ def test_mounts_within_others_in_any_order(tmp_path: Path) -> None:
 def test_source_and_target_of_one_kind(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for source, target in ((tmp_path, "/etc/passwd"), (tmp_path / "file", "/etc")):
-        with nothing_left(), pytest.raises(pc.LaunchError, match="two directories, or two files"):
+        with nothing_left(), pytest.raises(pc.LaunchError, match=r"two files|a file and a directory"):
             sh("true", mounts=[pc.bind(source, target)])
 
 
