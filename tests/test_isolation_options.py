@@ -100,6 +100,19 @@ def test_a_seccomp_profile_as_data_and_as_a_file(tmp_path: Path) -> None:
     assert "not supported" in sh("mkdir /tmp/x", seccomp=str(tmp_path / "profile.json")).stderr
 
 
+def test_a_seccomp_profile_that_was_changed_counts_as_it_is_now(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.json"
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW"}))
+    options = pc.Options(seccomp=profile)
+    for _ in range(3):
+        assert sh("mkdir /tmp/x", options=options).returncode == 0
+    profile.write_text(json.dumps(REFUSES_MKDIR))
+    assert "not supported" in sh("mkdir /tmp/x", options=options).stderr
+    profile.unlink()
+    with pytest.raises(pc.InvalidOption, match="cannot read"):
+        sh("true", options=options)
+
+
 def test_a_seccomp_profile_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     for profile in (tmp_path / "missing.json", tmp_path / "broken.json", {"defaultAction": "SCMP_ACT_FLY"}):

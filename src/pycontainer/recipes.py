@@ -9,6 +9,7 @@ that is replaced, which moves nothing.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -75,12 +76,13 @@ def named(nobodys: bytes, container: str) -> bytes:
 
 
 def find(here: Session, image: Image, options: Options) -> Recipe | None:
-    """None for containers that each have something of their own made for them: networks, volumes.
+    """None for containers that each have something of their own made for them (networks, volumes), or looked
+    up on the host: devices, the file of a seccomp profile.
 
     Raises what a start does that cannot be.
     """
     root = launch.root_of(image)
-    if options.network != "none" or options.ports:
+    if options.network != "none" or options.ports or options.devices or isinstance(options.seccomp, Path):
         return None
     if any(isinstance(mount, VolumeMount) for mount in options.mounts):
         return None
