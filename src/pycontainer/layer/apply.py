@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import signal
 import threading
@@ -14,6 +13,7 @@ import attrs
 
 from pycontainer.blobs.failures import translate
 from pycontainer.errors import NoSpace, UnsafeLayer
+from pycontainer.layer.hashing import Hashing
 from pycontainer.layer.limits import Limits
 from pycontainer.oci.digest import Digest
 
@@ -38,16 +38,17 @@ def measure(
 ) -> Measured:
     """Reads a tar stream to its end, handing each piece to `deliver`. UnsafeLayer or, where they are
     what is free, NoSpace beyond `limits`."""
-    hashed, size = hashlib.new(algorithm), 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size > limits.max_stream:
-            kind = NoSpace if limits.scarce else UnsafeLayer
-            raise kind(f"the layer is longer than {limits.max_stream} bytes when decompressed")
-        hashed.update(chunk)
-        if deliver is not None:
-            deliver(chunk)
-    return Measured(Digest.from_hash(hashed), size)
+    size = 0
+    with Hashing(algorithm) as hashing:
+        for chunk in chunks:
+            size += len(chunk)
+            if size > limits.max_stream:
+                kind = NoSpace if limits.scarce else UnsafeLayer
+                raise kind(f"the layer is longer than {limits.max_stream} bytes when decompressed")
+            hashing.update(chunk)
+            if deliver is not None:
+                deliver(chunk)
+    return Measured(hashing.digest, size)
 
 
 def apply(
