@@ -21,6 +21,7 @@ import attrs
 from pycontainer.blobs.failures import store_errors
 from pycontainer.blobs.locks import Lock, lock_file, share, try_lock, wait_for
 from pycontainer.errors import InvalidImage, StoreCorrupt, StoreError
+from pycontainer.layer.apart import make_apart
 from pycontainer.layer.apply import apply
 from pycontainer.layer.limits import Limits
 from pycontainer.oci import _document as d
@@ -170,11 +171,10 @@ class UnpackedLayers:
     ) -> NewLayer:
         staged = self.directory(chain) + ".new"
         self._remove(staged)
-        tree = os.path.join(staged, "tree")
         try:
             with store_errors("unpacking a layer in", staged):
                 os.mkdir(staged, 0o700)
-                os.mkdir(tree, 0o755)
+                tree = make_apart(staged, "tree")
                 # The umask has no say in what a container sees as its root directory.
                 os.chmod(tree, 0o755)
             measured = apply(
