@@ -165,6 +165,12 @@ def test_bad_archives(store: Store, data: bytes, message: str) -> None:
     assert list(store.layout.blobs.names()) == [] and os.listdir(store.layout.staging) == []
 
 
+def test_a_path_of_bytes(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    path.write_bytes(archive())
+    assert Image.from_tar(os.fsencode(path), store=store) == Image.from_tar(path, store=store)  # type: ignore[arg-type]
+
+
 def test_unreadable_archives(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="none: cannot be read"):
         Image.from_tar(tmp_path / "none", store=store)
@@ -257,6 +263,39 @@ def test_removal_leaves_those_who_run_alone(store: Store, tree: Path) -> None:
     del root
     store.prune()
     assert not os.path.exists(lower)
+
+
+@pytest.mark.parametrize("use", ["config", "layers", "save", "export", "mount", "run", "configure"])
+@pytest.mark.parametrize("known", [False, True])
+def test_what_was_removed_meanwhile_is_not_damaged(
+    store: Store, tree: Path, tmp_path: Path, use: str, known: bool
+) -> None:
+    """Another thread or process may remove an image that this one has in hand."""
+    Image.from_directory(tree, tag="a", store=store)
+    image = Image.get("a", store=store)
+    assert not known or image.config.history
+    Image.get("a", store=store).remove()
+    store.prune()
+    uses: dict[str, Callable[[], Any]] = {
+        "config": lambda: image.config,
+        "layers": lambda: image.layers,
+        "save": lambda: image.save(tmp_path / "saved"),
+        "export": lambda: image.export(tmp_path / "exported"),
+        "mount": lambda: image.mount().__enter__(),
+        "run": lambda: image.run(["/hello"]),
+        "configure": lambda: image.configure(cmd=["/hello"]),
+    }
+    if known and use in ("config", "layers"):
+        uses[use]()
+        return
+    with pytest.raises(ImageNotFound, match=f"{image.id}.* removed"):
+        uses[use]()
+
+
+def test_found_by_its_digest(store: Store, tree: Path) -> None:
+    image = Image.from_directory(tree, store=store)
+    assert image.digest is not None and image.digest != image.id
+    assert Image.get(image.digest, store=store) == Image.get(image.id, store=store) == image
 
 
 @pytest.mark.parametrize("ref", ["", "host", "UPPER", "x@sha256:" + "0" * 64, "a b"])

@@ -261,6 +261,13 @@ def test_what_is_no_tag_or_digest(
     assert fault.log == []
 
 
+def test_what_is_no_image_or_repository(there: pc.Repository) -> None:
+    with pytest.raises(pc.InvalidOption, match="image='team/app:1'"):
+        there.push("team/app:1")  # type: ignore[arg-type]
+    with pytest.raises(pc.InvalidOption, match="target='team/other'"):
+        there.copy("1.0", "team/other")  # type: ignore[arg-type]
+
+
 def test_pushing_under_a_digest(there: pc.Repository, store: pc.Store) -> None:
     with pytest.raises(pc.InvalidReference, match="give a tag"):
         there.push(made(store), "sha256:" + "0" * 64)

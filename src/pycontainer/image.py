@@ -7,8 +7,7 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -20,12 +19,12 @@ from pycontainer.errors import (
     InvalidImage,
     InvalidOption,
     InvalidReference,
-    StoreCorrupt,
 )
 from pycontainer.happenings import emit
 from pycontainer.oci._document import MAX_DOCUMENT
 from pycontainer.oci.config import History, ImageConfig, check_changes
 from pycontainer.oci.descriptor import Descriptor
+from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Manifest
 from pycontainer.oci.platform import Platform
 from pycontainer.oci.reference import Reference
@@ -128,7 +127,7 @@ class Image:
 
         name, wanted = complete_name(tag), _config(config)
         store = store or Store.default()
-        if not isinstance(path_or_file, (str, os.PathLike)):
+        if not isinstance(path_or_file, (str, bytes, os.PathLike)):
             shown = str(getattr(path_or_file, "name", "the archive"))
             made = assemble.from_tar(store, path_or_file, shown, wanted, name)
             return cls(store, made.entry, made)
@@ -205,7 +204,7 @@ class Image:
 
     @classmethod
     def get(cls, ref: str, *, store: Store | None = None) -> Image:
-        """The local image of that name or ID (at least 12 hex digits of it); nothing is pulled.
+        """The local image of that name, ID (at least 12 hex digits of it) or digest; nothing is pulled.
 
         Raises ImageNotFound, also where several IDs begin so, and InvalidReference.
         """
@@ -242,15 +241,20 @@ class Image:
     @functools.cached_property
     def config(self) -> ImageConfig:
         """What to run and how. Raises ImageNotFound where it was removed, InvalidImage and StoreCorrupt."""
-        with self._explained():
+        with self._told_if_removed():
             raw = self._store.layout.blobs.read(self._manifest.config.digest, limit=MAX_DOCUMENT)
         return ImageConfig.parse(raw, what=f"config of image {self.id}")
 
     @functools.cached_property
     def _manifest(self) -> Manifest:
-        with self._explained():
+        with self._told_if_removed():
             raw = self._store.layout.blobs.read(self._entry.manifest.digest, limit=MAX_DOCUMENT)
         return Manifest.parse(raw, what=f"manifest of image {self.id}")
+
+    def _told_if_removed(self) -> AbstractContextManager[None]:
+        from pycontainer.store.removed import told_if_removed
+
+        return told_if_removed(self._store, self._entry.manifest.digest, self.id)
 
     @property
     def layers(self) -> tuple[Descriptor, ...]:
@@ -359,7 +363,7 @@ class Image:
     ) -> Descriptor:
         from pycontainer.transfer.push import push
 
-        with self._explained():
+        with self._told_if_removed():
             pushed = push(
                 self._store,
                 client,
@@ -382,13 +386,13 @@ class Image:
         """Writes the image with its names to a file, or with `format="oci"` to an OCI layout directory
         (a new one, or one to which it is added). The same image gives the same bytes.
 
-        Raises InvalidOption, ImageError where it cannot be written or was removed, NoSpace and StoreCorrupt;
-        an existing file is replaced when the new one is complete.
+        Raises InvalidOption, ImageError where it cannot be written, ImageNotFound where the image was
+        removed, NoSpace and StoreCorrupt; an existing file is replaced when the new one is complete.
         """
         from pycontainer.archive.save import save
 
         names = self._store.catalog.tags(self._entry.manifest.digest)
-        with self._explained():
+        with self._told_if_removed():
             save(self._store, self._manifest, self.config, names, os.fspath(path), format)
 
     def export(self, path: str | os.PathLike[str]) -> None:
@@ -431,7 +435,8 @@ class Image:
     def rootfs(self) -> RootFS:
         """What a container's root is made of; unpacked first where that was not done yet.
 
-        Raises what unpacking raises, ImageNotFound where it was removed, StoreCorrupt where it is damaged.
+        Raises what unpacking raises, ImageNotFound where the image was removed, StoreCorrupt where content
+        is damaged.
         """
         # Read without the lock: every start comes through here.
         found = self._rootfs
@@ -444,7 +449,7 @@ class Image:
         from pycontainer.layer.unpacked import chain_ids
         from pycontainer.store import assemble
 
-        with self._explained():
+        with self._told_if_removed():
             lease = assemble.unpack(self._store, self._manifest, self.config)
         chains = chain_ids(self.config.diff_ids)
         lower = self._store.layers.stack(chains[-1]) if chains else ()
@@ -452,16 +457,6 @@ class Image:
             self._lease.release()
             self._lease = None
         return LayeredRoot(lower or (self._store.empty_tree(),), self._store, lease)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """What is missing because the image was removed is no damage."""
-        try:
-            yield
-        except StoreCorrupt as error:
-            if self._store.catalog.by_manifest(self._entry.manifest.digest) is not None:
-                raise
-            raise ImageNotFound(f"image {self.id} was removed") from error
 
     def run(self, args: Any = None, **options: Any) -> Completed:
         """Runs a program in a new container and waits for it; see `pycontainer.run`."""
@@ -509,6 +504,8 @@ def _find(store: Store, ref: str) -> Entry | None:
         if entry is not None or not is_id:
             return entry
     found = catalog.by_id("sha256:" + ref.removeprefix("sha256:"))
+    if not found and Digest.is_valid(ref):
+        return catalog.by_manifest(Digest(ref))
     if len({entry.id for entry in found}) > 1:
         raise ImageNotFound(f"{ref!r} is the beginning of several image IDs in {store!r}")
     return found[0] if found else None

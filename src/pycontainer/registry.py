@@ -163,6 +163,8 @@ class Repository:
         """
         from pycontainer.transfer.deadline import ended_after
 
+        if not isinstance(image, Image):
+            raise InvalidOption(f"image={image!r}: must be an Image, as Image.get() gives")
         for tag in tags:
             parsed = self._parsed(tag)
             if parsed.digest is not None:
@@ -190,6 +192,8 @@ class Repository:
         from pycontainer.transfer.copy import copy
         from pycontainer.transfer.deadline import ended_after
 
+        if not isinstance(target, Repository):
+            raise InvalidOption(f"target={target!r}: must be a Repository, as registry.repository() gives")
         for tag in tags:
             target._parsed(tag)
         parsed = self._parsed(reference)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 import attrs
 
-from pycontainer.errors import ImageNotFound, InvalidOption, StoreCorrupt
+from pycontainer.errors import InvalidOption, StoreCorrupt
 from pycontainer.layer.compress import Form, compress
 from pycontainer.oci import _document as d
 from pycontainer.oci import media_types
@@ -23,6 +23,7 @@ from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Manifest
 from pycontainer.oci.reference import Reference
 from pycontainer.store.compressed import Compressed, CompressedLayers
+from pycontainer.store.removed import told_if_removed
 from pycontainer.transfer.deadline import Deadline
 from pycontainer.transfer.events import Report, Teller
 from pycontainer.transfer.naming import naming
@@ -67,13 +68,11 @@ def push(
 def _push(
     store: Store, target: Target, manifest: Manifest, config: ImageConfig, form: Form, tags: Sequence[str]
 ) -> Descriptor:
-    with naming(f"{target.place}:{tags[0]}" if tags else target.place):
-        try:
-            return _Push(store, manifest, config, form).run(target, tags)
-        except StoreCorrupt as error:
-            if store.catalog.by_manifest(manifest.digest) is None:
-                raise ImageNotFound(f"image {manifest.config.digest} was removed") from error
-            raise
+    with (
+        naming(f"{target.place}:{tags[0]}" if tags else target.place),
+        told_if_removed(store, manifest.digest, manifest.config.digest),
+    ):
+        return _Push(store, manifest, config, form).run(target, tags)
 
 
 class _Push:
