@@ -122,7 +122,8 @@ def test_platforms(registry: FaultRegistry, store: pc.Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "ref", ["host", "", "A", "a b", "team/app:", "x@sha256:00", "http://x.example/y", None, 1]
+    "ref",
+    ["host", "", "A", "a b", "team/app:", "x@sha256:00", "http://x.example/y", "sha256:" + "0" * 64, None, 1],
 )
 def test_what_cannot_be_pulled_or_pushed(store: pc.Store, ref: Any) -> None:
     with pytest.raises(pc.InvalidReference):
@@ -463,6 +464,12 @@ def test_what_cannot_be_pulled_starts_nothing(registry: FaultRegistry, store: pc
     with pytest.raises(pc.NotFound, match=f"{registry.host}/v2/{NAME}/manifests/1"):
         pc.run(f"{registry.host}/{NAME}:1", ["true"], store=store)
     assert is_empty(store) and os.listdir(Path(store.path) / "containers") == []
+
+
+@pytest.mark.parametrize("ref", ["sha256:" + "0" * 64, "sha256:" + "0" * 12, "0" * 64])
+def test_an_id_that_is_not_there_is_in_no_registry(store: pc.Store, ref: str) -> None:
+    with pytest.raises(pc.ImageNotFound, match=ref):
+        pc.run(ref, ["true"], store=store)
 
 
 @pytest.mark.rootless

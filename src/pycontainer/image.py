@@ -49,6 +49,7 @@ ConfigLike = ImageConfig | Mapping[str, Any]
 
 HOST = "host"
 _ID = re.compile(r"(?:sha256:)?[0-9a-f]{12,64}")
+_WHOLE_ID = re.compile(r"sha256:[0-9a-f]{12,64}|[0-9a-f]{64}")
 
 
 class Image:
@@ -509,6 +510,11 @@ def _find(store: Store, ref: str) -> Entry | None:
     if len({entry.id for entry in found}) > 1:
         raise ImageNotFound(f"{ref!r} is the beginning of several image IDs in {store!r}")
     return found[0] if found else None
+
+
+def is_whole_id(ref: str) -> bool:
+    """Whether `ref` can only be an ID: hex digits alone may be a repository's name, if they are fewer."""
+    return _WHOLE_ID.fullmatch(ref) is not None
 
 
 def complete_name(ref: str | None) -> str | None:

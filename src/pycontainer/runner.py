@@ -43,6 +43,7 @@ def find_image(image: Image | str, store: Store | None, pull: Pull, timeout: flo
     """An image by its reference: looked up in the store, pulled where it is missing, or where `pull`
     says so, in `timeout` seconds; "host" is this machine's own root."""
     from pycontainer.image import Image as ImageClass
+    from pycontainer.image import is_whole_id
 
     if pull not in get_args(Pull):
         raise InvalidOption(f"pull={pull!r}: must be one of {', '.join(get_args(Pull))}")
@@ -57,7 +58,8 @@ def find_image(image: Image | str, store: Store | None, pull: Pull, timeout: flo
     try:
         return ImageClass.get(image, store=store)
     except ImageNotFound:
-        if pull == "never":
+        # An ID says what an image is, and not where it can be had.
+        if pull == "never" or is_whole_id(image):
             raise
     return ImageClass.pull(image, timeout=timeout, store=store)
 

@@ -53,9 +53,9 @@ class Reference:
             raise InvalidReference(f"image reference {shorten(text)}: {_why_not(repository)}")
         if colon and not _TAG.fullmatch(tag):
             raise InvalidReference(f"image reference {shorten(text)}: {shorten(tag)} is not a tag")
-        if registry is None and _HEX64.fullmatch(repository):
+        if registry is None and (_HEX64.fullmatch(repository) or Digest.is_valid(text)):
             # It would be taken for an image ID everywhere else.
-            raise InvalidReference(f"image reference {shorten(text)}: 64 hex digits are an image ID")
+            raise InvalidReference(f"image reference {shorten(text)}: it is an image ID, or a digest alone")
         return cls(repository, registry, tag if colon else None, Digest(digest) if at else None)
 
     @classmethod
