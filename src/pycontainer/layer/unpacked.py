@@ -71,6 +71,15 @@ class NewLayer:
         with suppress(StoreError):
             self.drop()
 
+    @property
+    def tree(self) -> str:
+        """Where its files are meanwhile."""
+        return os.path.join(self._staged, "tree")
+
+    def settle(self) -> None:
+        """Makes its files what they will be, from those of the layers below it. Raises StoreError."""
+        self._info = self._layers._settle(self._info, self._staged)
+
     def commit(self) -> Lock:
         """Puts the layer into its place, where those below it are already; its lease. Raises StoreError,
         and then nothing of it is left."""
@@ -190,6 +199,27 @@ class UnpackedLayers:
         except BaseException:
             self._remove(staged)
             raise
+
+    def difference(self, chain: Digest, stream: Callable[[], Iterator[bytes]], limits: Limits) -> str | None:
+        """What is other in the layer's files than in its stream, which is unpacked once more for that.
+
+        The layers below it are there. Raises as `make`, StoreCorrupt where it is not as it was made, and
+        ImageError where its files cannot be read.
+        """
+        from pycontainer.layer.compare import difference
+
+        info = self.info(chain)
+        lock = self._lock(chain)
+        try:
+            again = self._unpack(chain, info, stream, limits, lock)
+        except BaseException:
+            self._give_up(lock)
+            raise
+        try:
+            again.settle()
+            return difference(self.tree(chain), again.tree)
+        finally:
+            again.drop()
 
     def _commit(self, chain: Digest, info: LayerInfo, staged: str) -> Lock:
         info = self._settle(info, staged)

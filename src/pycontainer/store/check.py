@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pycontainer.errors import InvalidImage, StoreCorrupt
-from pycontainer.layer.unpacked import UnpackedLayers
+from pycontainer.errors import ImageError, InvalidImage, StoreCorrupt
+from pycontainer.layer.compression import decompress, peek
+from pycontainer.layer.unpacked import chain_ids
 from pycontainer.oci._document import MAX_DOCUMENT
 from pycontainer.oci.config import ImageConfig
+from pycontainer.oci.descriptor import Descriptor
 from pycontainer.oci.digest import Digest
 from pycontainer.oci.manifest import Manifest
 
@@ -32,15 +34,24 @@ class Problem:
 def check(store: Store) -> Iterator[Problem]:
     """All problems of `store`; content that nothing refers to is none."""
     yield from _layout(store)
+    sound: set[Digest] = set()
     for path, digest in store.layout.blobs.names():
         if digest is None:
             yield Problem("blob", path, "its name is no digest")
-        else:
-            yield from _blob(store, digest)
+            continue
+        problems = list(_blob(store, digest))
+        yield from problems
+        if not problems:
+            sound.add(digest)
+    origins: dict[Digest, Descriptor] = {}
     for entry in store.catalog.images():
-        yield from _image(store, entry)
+        yield from _image(store, entry, origins)
     for chain in store.layers.chains():
-        yield from _layer(store.layers, chain)
+        problems = list(_layer(store, chain))
+        yield from problems
+        blob = origins.get(chain)
+        if not problems and blob is not None and blob.digest in sound:
+            yield from _files(store, chain, blob)
 
 
 def _layout(store: Store) -> Iterator[Problem]:
@@ -62,7 +73,8 @@ def _blob(store: Store, digest: Digest) -> Iterator[Problem]:
         yield Problem("blob", digest, str(error))
 
 
-def _image(store: Store, entry: Entry) -> Iterator[Problem]:
+def _image(store: Store, entry: Entry, origins: dict[Digest, Descriptor]) -> Iterator[Problem]:
+    """What is wrong with the image; `origins` gets what its layers are made of."""
     name = entry.manifest.digest
     blobs = store.layout.blobs
     for digest in sorted(store.catalog.content(name)):
@@ -78,13 +90,16 @@ def _image(store: Store, entry: Entry) -> Iterator[Problem]:
         yield Problem("image", name, f"its config is {manifest.config.digest}, not {entry.id}")
     if len(config.diff_ids) != len(manifest.layers):
         yield Problem("image", name, f"{len(manifest.layers)} layers and {len(config.diff_ids)} diff_ids")
+    else:
+        origins.update(zip(chain_ids(config.diff_ids), manifest.layers, strict=True))
     for layer in manifest.layers:
         size = blobs.size(layer.digest)
         if size is not None and size != layer.size:
             yield Problem("image", name, f"its layer {layer.digest} has {size} bytes, not {layer.size}")
 
 
-def _layer(layers: UnpackedLayers, chain: Digest) -> Iterator[Problem]:
+def _layer(store: Store, chain: Digest) -> Iterator[Problem]:
+    layers = store.layers
     try:
         info = layers.info(chain)
     except StoreCorrupt as error:
@@ -100,3 +115,18 @@ def _layer(layers: UnpackedLayers, chain: Digest) -> Iterator[Problem]:
         yield Problem("layer", chain, f"it is {expected} and lies under another's name")
     if not layers.exists(chain):
         yield Problem("layer", chain, "its files are missing")
+
+
+def _files(store: Store, chain: Digest, blob: Descriptor) -> Iterator[Problem]:
+    """What containers see of the layer, compared with what its blob gives: it is unpacked once more."""
+
+    def stream() -> Iterator[bytes]:
+        form, chunks = peek(store.layout.blobs.chunks(blob.digest, size=blob.size))
+        return decompress(chunks, form)
+
+    try:
+        found = store.layers.difference(chain, stream, store.limits)
+    except (ImageError, StoreCorrupt) as error:
+        found = str(error)
+    if found is not None:
+        yield Problem("layer", chain, f"its files are not those of blob {blob.digest}: {found}")

@@ -117,7 +117,11 @@ class Store:
         return self._catalog
 
     def check(self) -> list[Problem]:
-        """Verifies all content and every reference; empty when all is well. Raises StoreError."""
+        """Verifies all content and every reference; empty when all is well.
+
+        Each layer is unpacked once more, and what containers see of it compared with that: it takes as long
+        as loading all images did, and the space of the largest layer. Raises StoreError and LaunchError.
+        """
         with self.writing():
             return list(check(self))
 
