@@ -15,6 +15,7 @@ import attrs
 
 from pycontainer.blobs.failures import store_errors
 from pycontainer.blobs.locks import Lock, try_lock
+from pycontainer.layer.apart import spread
 
 
 def claim(parent: str) -> Lock:
@@ -56,6 +57,7 @@ class Containers:
         """Raises NoSpace and StoreError."""
         self._lock = claim(parent)
         self.path = self._lock.path
+        spread(self.path)
 
     @property
     def alive(self) -> bool:
