@@ -154,8 +154,8 @@ def test_an_ordinary_users_layers(as_user: OrdinaryUser) -> None:
         import pycontainer as pc
         os.makedirs("tree/bin")
         Path("tree/bin/a").write_text("a")
-        pc.Image.from_directory("tree", tag="x")
-        store = pc.Store.default()
+        store = pc.Store("damaged")  # of this test alone
+        pc.Image.from_directory("tree", tag="x", store=store)
         print(store.check())
         (layer,) = Path(store.layers.root).glob("*/tree")
         (layer / "bin/a").write_text("b")
