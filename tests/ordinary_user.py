@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 
 import attrs
@@ -26,6 +27,8 @@ import pycontainer
 NAME = os.environ.get("PYCONTAINER_TEST_USER", "pctest")
 """An account with a range in /etc/subuid and /etc/subgid: `useradd --create-home pctest`."""
 
+
+_SECONDS_TO_TIDY = 20
 
 PUBLIC = Path(tempfile.gettempdir())
 """Where everyone may go; taken before the tests get a temporary directory of their own."""
@@ -74,7 +77,16 @@ class OrdinaryUser:
         return cls(who, base)
 
     def remove(self) -> None:
-        shutil.rmtree(self.base)
+        """Waits for the supervisor of the last script, which may be removing what that left."""
+        until = time.monotonic() + _SECONDS_TO_TIDY
+        while True:
+            try:
+                shutil.rmtree(self.base)
+                return
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.02)
 
     def __call__(
         self,
