@@ -95,6 +95,38 @@ pctr_cleanup_last(char *plan, size_t size)
     run(plan, size, true);
 }
 
+/* What is there of a writable layer that its container has not written to: what overlay makes, and
+ * mount points that the image lacks.  Most are such, and are gone in a few calls; of others, the rest
+ * stays for the child. */
+static bool
+remove_unused(const struct pctr_context *context, const struct pctr_op *op)
+{
+    static const char *const directories[] = {
+        "work/work/incompat/volatile",
+        "work/work/incompat",
+        "work/work",
+        "work",
+        "upper/proc",
+        "upper/sys",
+        "upper/dev",
+        "upper",
+    };
+    PCTR_AUTO_FD parent = pctr_result(
+        open(pctr_text(context, op->s1), O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+    const char *name = pctr_text(context, op->s2);
+    PCTR_AUTO_FD tree =
+        pctr_result(openat(parent, name, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+
+    if (tree < 0) {
+        return tree == -ENOENT;
+    }
+    (void)unlinkat(tree, "work/work/incompat/volatile/dirty", 0);
+    for (unsigned i = 0; i < sizeof directories / sizeof directories[0]; i++) {
+        (void)unlinkat(tree, directories[i], AT_REMOVEDIR);
+    }
+    return unlinkat(parent, name, AT_REMOVEDIR) == 0;
+}
+
 pid_t
 pctr_cleanup_trees(char *plan, size_t size)
 {
@@ -106,7 +138,10 @@ pctr_cleanup_trees(char *plan, size_t size)
         return 0;
     }
     for (unsigned i = 0; i < context.plan.nops; i++) {
-        any = any || context.plan.ops[i].code == PCTR_OP_REMOVE_TREE;
+        const struct pctr_op *op = &context.plan.ops[i];
+        if (op->code == PCTR_OP_REMOVE_TREE && !remove_unused(&context, op)) {
+            any = true;
+        }
     }
     pid_t pid = any ? fork() : 0;
     if (!any || pid != 0) {

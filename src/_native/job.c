@@ -4,6 +4,7 @@
 #include "aside.h"
 #include "cleanup.h"
 #include "init.h"
+#include "ready.h"
 #include "util.h"
 
 #include <signal.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* Untouched places cost no memory: the array lies in zero pages until they are used. */
@@ -206,10 +208,20 @@ tell_final(struct pctr_job *job)
     job->told = true;
 }
 
+/* Who is broken off, or cannot begin, will hardly be wanted again at once. */
+static bool
+went_well(const struct pctr_job *job)
+{
+    return !job->failed && WIFEXITED(job->record.status);
+}
+
 /* The final record comes after the cleaning up: what a client sees then is gone. */
 static void
 finish(struct pctr_job *job)
 {
+    if (!went_well(job) && !(job->flags & (PCTR_START_REPORT | PCTR_START_READY))) {
+        pctr_ready_drop();
+    }
     if (!job->told) {
         collect(job);
     }

@@ -22,9 +22,8 @@ request_of(const char *message)
     return (const struct pctr_request *)(const void *)message;
 }
 
-/* The directories of a request that was not begun. */
-static void
-drop_kept(void)
+void
+pctr_ready_drop(void)
 {
     if (kept.size != 0) {
         const struct pctr_request *request = request_of(kept.message);
@@ -59,7 +58,7 @@ pctr_ready_keep(const char *message, size_t got, int *fds, unsigned count)
 {
     const struct pctr_request *request = request_of(message);
 
-    drop_kept();
+    pctr_ready_drop();
     for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
         if (waits(job)) {
             pctr_job_kill(job);

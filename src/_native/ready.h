@@ -12,6 +12,9 @@
  * set up before is removed. */
 void pctr_ready_keep(const char *message, size_t got, int *fds, unsigned count);
 
+/* What is kept shall not be begun. */
+void pctr_ready_drop(void);
+
 /* The request that is to be begun now, with its size and its lock (the caller's from here on), or
  * NULL.  It stays valid until the next `keep`. */
 char *pctr_ready_due(size_t *got, int *held);

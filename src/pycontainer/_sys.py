@@ -10,6 +10,7 @@ import errno
 import math
 import os
 import select
+import struct
 import sys
 import threading
 import time
@@ -149,36 +150,46 @@ class Record:
     collected: tuple[bytes | None, ...]
 
 
+_RECORD = struct.Struct("=IIiiiiQQQQQQII256s")
+if _RECORD.size != RECORD_SIZE:
+    raise ImportError("the compiled module was built from another protocol.h: build it again")
+
+_new_buffer = ffi.new_allocator(should_clear_after_alloc=False)
+
+
 def receive(sock: int, *, peek: bool = False) -> Record | None:
     """The next record of a channel, without waiting; None at its end.
 
     With `peek` it stays there, so that nothing is lost when a signal's handler raises meanwhile.
     Raises `BlockingIOError` when there is none yet.
     """
-    buffer = ffi.new("char[]", lib.PCTR_MAX_RECORD)
+    buffer = _new_buffer("char[]", lib.PCTR_MAX_RECORD)
     count = ffi.new("unsigned *")
     size = _checked(lib.pctr_client_receive(sock, buffer, lib.PCTR_MAX_RECORD, ffi.NULL, count, peek))
     if size == 0:
         return None
     if size < RECORD_SIZE:
         raise OSError(errno.EPROTO, "a record that is too short")
-    raw = ffi.cast("struct pctr_record *", buffer)
+    data = ffi.buffer(buffer, size)[:]
+    kind, stage, op, error, pid, status, started, exited, user, system, read, written, code, _, detail = (
+        _RECORD.unpack_from(data)
+    )
     return Record(
-        raw.kind,
-        raw.stage,
-        raw.op,
-        raw.error,
-        raw.pid,
-        raw.status,
-        raw.started_ns / 1e9,
-        raw.exited_ns / 1e9,
-        raw.user_us / 1e6,
-        raw.system_us / 1e6,
-        raw.input_blocks * 512,
-        raw.output_blocks * 512,
-        raw.code,
-        os.fsdecode(ffi.string(raw.detail)) if raw.detail[0] != b"\0" else "",
-        _collected(bytes(ffi.buffer(buffer, size))[RECORD_SIZE:]) if size > RECORD_SIZE else (),
+        kind,
+        stage,
+        op,
+        error,
+        pid,
+        status,
+        started / 1e9,
+        exited / 1e9,
+        user / 1e6,
+        system / 1e6,
+        read * 512,
+        written * 512,
+        code,
+        os.fsdecode(detail[: detail.index(b"\0")]),
+        _collected(data[RECORD_SIZE:]) if size > RECORD_SIZE else (),
     )
 
 

@@ -97,7 +97,8 @@ class Advance:
             return again and time.monotonic() - self._idle_since < _sys.READY_SECONDS
 
     def order(self, recipe: Recipe, container: str) -> None:
-        """Has one set up, of that id, once nothing else is under way. Raises `SupervisorError`."""
+        """Has one set up, of that id, once nothing is under way any more; not where the program that is ends
+        with a signal, or never began. Raises `SupervisorError`."""
         inodes = _inodes(recipe.lower)
         if inodes is None or not possible(recipe):
             return

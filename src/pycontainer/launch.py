@@ -109,7 +109,7 @@ def command(image: Image, args: Any, options: Options, identity: Identity, hostn
     if options.tty:
         env.setdefault("TERM", "xterm")
     env = merge_env(env, options.env)
-    return Command(argv, program_paths(argv[0], env), env, _shown(args, argv))
+    return Command(argv, program_paths(argv[0], env), env, shown(args, argv))
 
 
 def joining_options(own: Options, overrides: dict[str, Any]) -> Options:
@@ -156,7 +156,7 @@ def program_paths(program: bytes, env: Mapping[str, str]) -> tuple[str, ...]:
     return found or (f"/{name}",)
 
 
-def _shown(args: Any, argv: tuple[bytes, ...]) -> Any:
+def shown(args: Any, argv: tuple[bytes, ...]) -> Any:
     return args if args else [os.fsdecode(word) for word in argv]
 
 

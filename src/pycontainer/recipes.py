@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pycontainer import execution, launch
+from pycontainer import _sys, execution, launch
 from pycontainer.execution import Decided, Request
 from pycontainer.mounts import VolumeMount
 from pycontainer.runtime import plan
@@ -33,7 +33,7 @@ _SHORT = 12
 _MOST = 8
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Recipe:
     """One kind of container. Two are the same if they are one object."""
 
@@ -46,6 +46,8 @@ class Recipe:
     who: Identity
     decided: Decided
     _set_up: bytes
+    _latest: tuple[tuple[bytes, ...] | None, Request] | None = None
+    """What was asked for last, by its arguments: the same again, as a rule."""
 
     def fits(self, root: LayeredRoot | None, options: Options, config: ImageConfig, who: Identity) -> bool:
         lower, store = ((), None) if root is None else (root.lower, root.store)
@@ -59,8 +61,28 @@ class Recipe:
 
     def request(self, image: Image, args: Any, container: str) -> Request:
         """For the container of that id. Raises InvalidOption."""
-        made = self.decided.request(image, args, self.options)
-        return attrs.evolve(made, plan=named(made.plan, container), cleanup=self.cleanup(container))
+        argv = None if args is None else launch.arguments(args)
+        latest = self._latest
+        if latest is None or latest[0] != argv:
+            latest = (argv, self.decided.request(image, args, self.options))
+            if len(latest[1].plan) < _sys.MAX_INLINE:
+                self._latest = latest
+        made = latest[1]
+        command = launch.Command(
+            made.command.argv,
+            made.command.paths,
+            made.command.env,
+            launch.shown(args, made.command.argv),
+        )
+        return Request(
+            named(made.plan, container),
+            self.cleanup(container),
+            made.flags,
+            command,
+            made.groups,
+            made.lock,
+            made.network,
+        )
 
     def set_up(self, container: str) -> bytes:
         return named(self._set_up, container)

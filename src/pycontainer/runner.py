@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from pycontainer.completed import Completed
     from pycontainer.container import Container
     from pycontainer.image import Image
-    from pycontainer.recipes import Recipe
     from pycontainer.session import Session
     from pycontainer.store import Store
     from pycontainer.streams import Streams
 
 Pull = Literal["missing", "always", "never"]
+_PULLS = get_args(Pull)
 
 _LASTING = {
     "restart": "there is one start; use start()",
@@ -45,8 +45,8 @@ def find_image(image: Image | str, store: Store | None, pull: Pull, timeout: flo
     from pycontainer.image import Image as ImageClass
     from pycontainer.image import is_whole_id
 
-    if pull not in get_args(Pull):
-        raise InvalidOption(f"pull={pull!r}: must be one of {', '.join(get_args(Pull))}")
+    if pull not in _PULLS:
+        raise InvalidOption(f"pull={pull!r}: must be one of {', '.join(_PULLS)}")
     if isinstance(image, ImageClass):
         return image
     if not isinstance(image, str):
@@ -148,10 +148,8 @@ def run(
     given = with_input(chosen.stdin, input)
     streams = execution.open_streams(chosen, given, stdout, stderr, pumped=True)
     with ExitStack() as held:
-        begun, recipe = _begin_once(image, args, chosen, streams, held)
+        begun = _begin_once(image, args, chosen, streams, held)
         result = begun.run(data, how, timeout, began=began)
-        if recipe is not None:
-            begun.session.advance.order(recipe, os.urandom(16).hex())
     if check:
         result.check_returncode()
     return result
@@ -159,9 +157,8 @@ def run(
 
 def _begin_once(
     image: Image, args: Any, options: Options, streams: Streams, held: ExitStack
-) -> tuple[execution.Execution, Recipe | None]:
-    """Asks for a container that is removed with its program; what it has beside goes with `held`. With it
-    comes the recipe for the next one, where that should be set up in advance when all went well."""
+) -> execution.Execution:
+    """Asks for a container that is removed with its program; what it has beside goes with `held`."""
     try:
         here = session.current()
         held.enter_context(here.advance.running())
@@ -177,7 +174,10 @@ def _begin_once(
             request = recipe.request(image, args, container)
         job = here.supervisor.new_job(None if ready is None else ready.job)
         begun = execution.begin_container(here, request, options, streams, job=job)
-        return begun, recipe if here.advance.worthwhile(recipe) else None
+        if here.advance.worthwhile(recipe) and recipe is not None:
+            # Meanwhile others start the program.
+            here.advance.order(recipe, os.urandom(16).hex())
+        return begun
     except BaseException:
         streams.close()
         raise
