@@ -150,7 +150,7 @@ pctr_netpool_return(struct pctr_network *network, bool unchanged, bool busy)
         }
         *network = (struct pctr_network)PCTR_NO_NETWORK;
     }
-    while (!busy && pool.count > POOL_SIZE) {
+    if (!busy && pool.count > POOL_SIZE) {
         drop(&pool.ready[--pool.count]);
     }
 }

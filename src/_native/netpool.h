@@ -24,7 +24,7 @@ struct pctr_network {
 void pctr_netpool_take(struct pctr_network *network);
 
 /* Gives one back whose processes are all gone, `unchanged` where they had no right to change it.  None is
- * no harm.  When nobody is `busy` any more, only a few are kept. */
+ * no harm.  While nobody else is `busy`, they become fewer each time, down to what is enough. */
 void pctr_netpool_return(struct pctr_network *network, bool unchanged, bool busy);
 
 /* Orders what is missing; with `missed`, one more than there were, as long as that is not too many.

@@ -14,7 +14,12 @@ static struct {
     _Alignas(16) char message[sizeof(struct pctr_request) + PCTR_MAX_INLINE];
     size_t size; /* 0: nothing is kept */
     int held;
+    uint64_t due_ns; /* when it is begun if nobody asks for anything; 0: not known yet */
 } kept = {.held = -1};
+
+/* Who starts one container right after another has no time in between that could be used: what was done
+ * in it would be in the way of his next start. */
+#define IDLE_NS 1000000u
 
 static const struct pctr_request *
 request_of(const char *message)
@@ -73,10 +78,24 @@ pctr_ready_keep(const char *message, size_t got, int *fds, unsigned count)
     kept.held = count > 0 ? pctr_steal_fd(&fds[0]) : -1;
 }
 
+int
+pctr_ready_wait(void)
+{
+    if (kept.size == 0 || pctr_job_awaited(NULL)) {
+        kept.due_ns = 0;
+        return -1;
+    }
+    uint64_t now = pctr_now_ns();
+    if (kept.due_ns == 0) {
+        kept.due_ns = now + IDLE_NS;
+    }
+    return kept.due_ns <= now ? 0 : (int)((kept.due_ns - now) / 1000000u) + 1;
+}
+
 char *
 pctr_ready_due(size_t *got, int *held)
 {
-    if (kept.size == 0 || pctr_job_awaited(NULL)) {
+    if (pctr_ready_wait() != 0) {
         return NULL;
     }
     *got = kept.size;

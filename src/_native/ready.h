@@ -1,5 +1,6 @@
 /* One container that is set up before anybody asks for its program: a START with READY.  It is kept
- * until no one-shot job is under way, so that nothing which somebody waits for is slowed down; then
+ * until no one-shot job has been under way for a moment, so that nothing which somebody waits for is
+ * slowed down; then
  * its child goes as far as its last mount, and waits for the START of the same number that brings
  * the program.  Where that does not come within
  * PCTR_READY_NS, it is removed. */
@@ -14,6 +15,10 @@ void pctr_ready_keep(const char *message, size_t got, int *fds, unsigned count);
 
 /* What is kept shall not be begun. */
 void pctr_ready_drop(void);
+
+/* Milliseconds until it is time to begin what is kept, -1 when there is nothing or somebody waits for
+ * something else. */
+int pctr_ready_wait(void);
 
 /* The request that is to be begun now, with its size and its lock (the caller's from here on), or
  * NULL.  It stays valid until the next `keep`. */

@@ -500,7 +500,9 @@ pctr_supervisor_run(void)
         return 1;
     }
     while (!state.leaving || pctr_job_next(NULL) != NULL) {
-        int count = epoll_wait(state.epoll, events, 16, pctr_job_hurry());
+        int hurry = pctr_job_hurry(), ready = pctr_ready_wait();
+        int wait = ready >= 0 && (hurry < 0 || ready < hurry) ? ready : hurry;
+        int count = epoll_wait(state.epoll, events, 16, wait);
         for (int i = 0; i < count; i++) {
             if (!state.leaving || events[i].data.u64 == EVENT_CHILD) {
                 handle(events[i].data.u64, signals);
