@@ -98,8 +98,7 @@ become_program(struct pctr_spawn *spawn)
     unsigned first = header->prepare + header->setup;
     sigset_t none;
 
-    /* As posix_spawn(3) with SETSIGDEF. */
-    pctr_default_signals();
+    /* Every disposition is the default one since the supervisor's own start. */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     /* The last operation is the exec: to come back is to have failed. */

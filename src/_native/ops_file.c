@@ -5,14 +5,21 @@
 #include "util.h"
 
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 int
 pctr_op_make_dir(struct pctr_context *context, const struct pctr_op *op)
 {
-    PCTR_AUTO_FD made =
-        pctr_make_directories(context, pctr_text(context, op->s1), op->flags, (mode_t)op->n1);
+    const char *path = pctr_text(context, op->s1);
+
+    /* A new one right in the root: there is nothing to resolve. */
+    if (op->flags == 0 && context->root >= 0 && strchr(path, '/') == NULL &&
+        mkdirat(context->root, path, (mode_t)op->n1) == 0) {
+        return 0;
+    }
+    PCTR_AUTO_FD made = pctr_make_directories(context, path, op->flags, (mode_t)op->n1);
     return made < 0 ? made : 0;
 }
 

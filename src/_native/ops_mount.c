@@ -167,6 +167,20 @@ set_propagation(int tree, uint64_t propagation)
     return pctr_result(mount(NULL, path, NULL, MS_REC | propagation, NULL));
 }
 
+/* Both, of one mount in one call where there is one. */
+static int
+set_up_tree(int tree, uint64_t flags, uint64_t propagation, int recursive)
+{
+    struct mount_attr attr = {.attr_set = attributes_of(flags), .propagation = propagation};
+
+    if (!recursive &&
+        pctr_result(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof attr)) == 0) {
+        return 0;
+    }
+    int error = set_attributes(tree, flags, recursive);
+    return error < 0 ? error : set_propagation(tree, propagation);
+}
+
 static int
 clone_tree(int directory, const char *path, int recursive)
 {
@@ -235,10 +249,7 @@ pctr_op_bind(struct pctr_context *context, const struct pctr_op *op)
     if (op->flags & PCTR_OPF_CREATE) {
         make = S_ISDIR(status.st_mode) ? PCTR_MAKE_DIRECTORY : PCTR_MAKE_EMPTY_FILE;
     }
-    int error = set_attributes(tree, op->n1, recursive);
-    if (error >= 0) {
-        error = set_propagation(tree, op->n2);
-    }
+    int error = set_up_tree(tree, op->n1, op->n2, recursive);
     if (error < 0) {
         return error;
     }

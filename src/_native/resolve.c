@@ -194,6 +194,31 @@ make_empty_file(const struct pctr_context *context, struct way *way, unsigned op
     }
 }
 
+/* Mostly only the last component is missing.  0, or -errno, which is nobody's failure yet. */
+static int
+make_last(const struct pctr_context *context, const char *path, unsigned op_flags)
+{
+    char parent[PATH_MAX];
+    const char *name;
+
+    int error = pctr_split_path(path, parent, &name);
+    if (error < 0) {
+        return error;
+    }
+    PCTR_AUTO_FD at =
+        open_at_root(context, *parent != '\0' ? parent : "/", op_flags, O_PATH | O_DIRECTORY);
+    if (at < 0 || mkdirat(at, name, 0755) < 0) {
+        return at < 0 ? at : -errno;
+    }
+    if (op_flags & PCTR_OPF_CREATE) {
+        PCTR_AUTO_FD made = pctr_openat2(at, name, O_PATH | O_DIRECTORY, 0, RESOLVE_NO_SYMLINKS);
+        if (made >= 0) {
+            pctr_mark_made(made);
+        }
+    }
+    return 0;
+}
+
 int
 pctr_resolve(const struct pctr_context *context, const char *path, unsigned op_flags,
              enum pctr_make make)
@@ -204,7 +229,9 @@ pctr_resolve(const struct pctr_context *context, const char *path, unsigned op_f
         return fd;
     }
     if (make == PCTR_MAKE_DIRECTORY) {
-        return pctr_make_directories(context, path, op_flags, 0755);
+        return make_last(context, path, op_flags) == 0
+                   ? open_at_root(context, path, op_flags, O_PATH | O_DIRECTORY)
+                   : pctr_make_directories(context, path, op_flags, 0755);
     }
     struct way way;
     int error = way_begin(&way, path);

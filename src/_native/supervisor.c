@@ -173,6 +173,7 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct pctr_body *b
     context->target = target;
     context->report = report;
     context->network = job->network.ns;
+    context->crowded = pctr_job_awaited(job);
     pid_t pid = pctr_spawn(spawn);
     pctr_close(&context->cgroup);
     if (pid < 0) {
