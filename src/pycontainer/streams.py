@@ -342,15 +342,9 @@ class Pump:
                 self._streams.console = None
 
     def _read(self, fd: int) -> None:
-        try:
-            data = os.read(fd, _CHUNK)
-        except BlockingIOError:
+        data = _read_some(fd)
+        if data is None:
             return
-        except OSError as error:
-            # A terminal whose last user is gone answers EIO: its end of file.
-            if error.errno != errno.EIO:
-                raise
-            data = b""
         if data:
             self._streams.readers[fd](data)
             if 0 < self._ends < _MOST_ENDS:
@@ -365,15 +359,9 @@ class Pump:
 
     def _take_typed(self, terminal: int) -> None:
         """A line at a time, so that most of what the program does not want stays for others."""
-        try:
-            data = os.read(terminal, _CHUNK)
-        except BlockingIOError:
+        data = _read_some(terminal)
+        if data is None:
             return
-        except OSError as error:
-            # The terminal has gone.
-            if error.errno != errno.EIO:
-                raise
-            data = b""
         self._poll.unregister(terminal)
         if not data:
             self._streams.typed = None
@@ -429,6 +417,19 @@ class Pump:
         self._ends += 1
         type_end(terminal, in_line=self._in_line)
         self._in_line = False
+
+
+def _read_some(fd: int) -> bytes | None:
+    """What is there, empty at its end; None where there is nothing yet."""
+    try:
+        return os.read(fd, _CHUNK)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        # A terminal whose last user is gone answers so: its end of file.
+        if error.errno != errno.EIO:
+            raise
+        return b""
 
 
 def type_end(terminal: int, *, in_line: bool) -> None:
