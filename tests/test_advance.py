@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -183,3 +185,17 @@ os.kill(os.getpid(), signal.SIGKILL)
         found = Traces(host.store, supervisor=int(supervisor))
         host.process.wait()
         found.await_nothing(1.0)
+
+
+def test_a_store_is_not_kept_by_what_ran_in_it(tmp_path: Path) -> None:
+    need(BUSYBOX.exists(), "busybox (package busybox-static)")
+    (tmp_path / "root/bin").mkdir(parents=True)
+    shutil.copy(BUSYBOX, tmp_path / "root/bin")
+    store = pc.Store(tmp_path / "store")
+    image = pc.Image.from_directory(tmp_path / "root", store=store)
+    for _ in range(3):
+        assert image.run(["/bin/busybox", "true"]).returncode == 0
+    known = weakref.ref(store)
+    del image, store
+    gc.collect()
+    assert known() is None

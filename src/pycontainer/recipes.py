@@ -9,6 +9,7 @@ that is replaced, which moves nothing.
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,8 @@ class Recipe:
 
     lower: tuple[str, ...]
     """The image's layers; none for the host's own root. They can be pruned meanwhile."""
-    store: Store | None
-    """Where they are, and the container's directory, whose lock is among what was decided."""
+    store: weakref.ref[Store] | None
+    """Where they are, and the container's directory, whose lock is among what was decided. It may go."""
     options: Options
     config: ImageConfig
     who: Identity
@@ -50,10 +51,12 @@ class Recipe:
     """What was asked for last, by its arguments: the same again, as a rule."""
 
     def fits(self, root: LayeredRoot | None, options: Options, config: ImageConfig, who: Identity) -> bool:
-        lower, store = ((), None) if root is None else (root.lower, root.store)
+        if self.store is None or root is None:
+            same = self.store is None and root is None
+        else:
+            same = self.store() is root.store and self.lower == root.lower
         return (
-            self.store is store
-            and self.lower == lower
+            same
             and (self.config is config or self.config == config)
             and (self.options is options or self.options == options)
             and self.who == who
@@ -124,7 +127,7 @@ def _make(here: Session, image: Image, options: Options, root: LayeredRoot | Non
         decided = decide_once(here, image, options, _NOBODY, wiring)
     finally:
         wiring.close()
-    lower, store = ((), None) if root is None else (root.lower, root.store)
+    lower, store = ((), None) if root is None else (root.lower, weakref.ref(root.store))
     return Recipe(lower, store, options, image.config, who, decided, decided.plan.set_up())
 
 
