@@ -23,7 +23,7 @@ static struct {
     struct pctr_network ready[POOL_LIMIT];
     unsigned count;
     unsigned ordered;
-    unsigned lent;
+    unsigned lent;     /* of those that may come back */
     char unused[1024]; /* what `devices` says of a new one */
     ssize_t unused_size;
 } pool;
@@ -104,12 +104,12 @@ pctr_netpool_answer(int sock, int home)
 }
 
 void
-pctr_netpool_take(struct pctr_network *network)
+pctr_netpool_take(struct pctr_network *network, bool unchanged)
 {
     *network = (struct pctr_network)PCTR_NO_NETWORK;
     if (pool.count > 0) {
         *network = pool.ready[--pool.count];
-        pool.lent++;
+        pool.lent += unchanged;
     }
 }
 
@@ -141,7 +141,7 @@ void
 pctr_netpool_return(struct pctr_network *network, bool unchanged, bool busy)
 {
     if (network->ns >= 0) {
-        pool.lent--;
+        pool.lent -= unchanged;
         if (unchanged && pool.count < POOL_LIMIT && as_new(network)) {
             pool.ready[pool.count++] = *network;
         }

@@ -20,11 +20,11 @@ struct pctr_network {
         -1, -1, -1      \
     }
 
-/* One to use, or none: the container makes its own then. */
-void pctr_netpool_take(struct pctr_network *network);
+/* One to use, or none: the container makes its own then.  `unchanged` where nothing in that has a right to
+ * change it. */
+void pctr_netpool_take(struct pctr_network *network, bool unchanged);
 
-/* Gives one back whose processes are all gone, `unchanged` where they had no right to change it.  None is
- * no harm.  While nobody else is `busy`, they become fewer each time, down to what is enough. */
+/* Gives one back whose processes are all gone, with the same word as it was taken.  None is no harm.  While nobody else is `busy`, they become fewer each time, down to what is enough. */
 void pctr_netpool_return(struct pctr_network *network, bool unchanged, bool busy);
 
 /* Orders what is missing; with `missed`, one more than there were, as long as that is not too many.

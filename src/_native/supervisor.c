@@ -167,8 +167,8 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct pctr_body *b
     PCTR_AUTO_FD report = pair[1];
     const struct pctr_op *network = network_of(&context->plan);
     if (network != NULL) {
-        pctr_netpool_take(&job->network);
         job->unchanging = network->n1 != 0 && !(request->flags & PCTR_START_REPORT);
+        pctr_netpool_take(&job->network, job->unchanging);
     }
     context->target = target;
     context->report = report;
