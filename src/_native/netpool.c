@@ -7,11 +7,9 @@
 #include <fcntl.h>
 #include <net/if.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -129,8 +127,10 @@ as_new(const struct pctr_network *network)
     static const char none[] = "sockets: used 0\n";
     char text[sizeof pool.unused];
 
-    if (pread(network->devices, text, sizeof text, 0) != pool.unused_size ||
-        memcmp(text, pool.unused, (size_t)pool.unused_size) != 0) {
+    ssize_t got = pread(network->devices, text, sizeof text, 0);
+    /* A full buffer may have been cut off; without procfs there is nothing to read. */
+    if (got <= 0 || got == sizeof text || got != pool.unused_size ||
+        memcmp(text, pool.unused, (size_t)got) != 0) {
         return false;
     }
     return pread(network->sockets, text, sizeof none - 1, 0) == sizeof none - 1 &&
