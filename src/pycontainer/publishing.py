@@ -171,14 +171,17 @@ def _open(host: str, number: int, port: Port) -> socket.socket:
 def holder(host: str, number: int, protocol: Protocol) -> str:
     """Who has a port, as far as this user may know: proc_pid_net(5), proc_pid_fd(5)."""
     wanted = set(_inodes(number, protocol))
-    for pid in filter(str.isdigit, os.listdir("/proc")) if wanted else ():
+    own = str(os.getpid())
+    # This process first: a child of its supervisor has the same socket.
+    pids = [own, *filter(str.isdigit, os.listdir("/proc"))] if wanted else []
+    for pid in pids:
         with contextlib.suppress(OSError):
             directory = f"/proc/{pid}/fd"
             for fd in os.listdir(directory):
                 found = os.readlink(f"{directory}/{fd}")
                 if found in wanted:
-                    if int(pid) == os.getpid() and (own := _own_container(found)):
-                        return f" by container {own}, process {pid}"
+                    if pid == own and (container := _own_container(found)):
+                        return f" by container {container}, process {pid}"
                     with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
                         name = comm.read().strip()
                     return f" by {name}, process {pid}"

@@ -76,8 +76,8 @@ class Listens(Condition):
     def _addresses(self, name: str) -> Iterator[Address]:
         """Of those on the wanted port."""
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._net)
-            with open(fd, "rb") as file:
+            # Not os.open(): an interrupt at its return would lose the number.
+            with open(f"/proc/self/fd/{self._net}/{name}", "rb") as file:
                 table = file.read(_MAX_TABLE)
         except OSError as error:
             # A kernel without IPv6, or the process has gone (EINVAL, as its network has).
