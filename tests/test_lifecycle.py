@@ -760,12 +760,12 @@ def test_interrupted_at_any_moment_of_a_start(tmp_path: Path) -> None:
     script = """
         import contextlib, signal
         pc.run("host", ["true"])
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
         for turn in range(60):
             container = pc.create("host", ["sleep", "1000"])
-            signal.setitimer(signal.ITIMER_REAL, 0.00005 + turn * 0.0001)
-            signal.signal(signal.SIGALRM, signal.default_int_handler)
             try:
                 try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.00005 + turn * 0.0001)
                     container.start()
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
