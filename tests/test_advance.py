@@ -160,6 +160,15 @@ def test_what_may_have_changed_is_never_set_up_in_advance(tmp_path: Path) -> Non
         assert not ready_children(), options
 
 
+def test_beside_containers_that_are_served(image: pc.Image) -> None:
+    """Those who serve files, ports and names are there for long; they keep nobody busy."""
+    with pc.start("host", ["sleep", "1000"]) as lasting:
+        assert lasting.path("/etc/passwd").exists()
+        lasting.forward(80)
+        found = twice(image=image)
+        assert out("hostname", image=image) == found.container[:12]
+
+
 def test_failures_and_interruptions_order_nothing() -> None:
     leaks.at_rest()
     for _ in range(3):

@@ -77,11 +77,13 @@ pctr_job_by_pid(pid_t pid)
     return job;
 }
 
+enum { NOT_AWAITED = PCTR_START_REPORT | PCTR_START_READY | PCTR_START_SERVES };
+
 bool
 pctr_job_awaited(const struct pctr_job *but)
 {
     for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
-        if (job != but && !(job->flags & (PCTR_START_REPORT | PCTR_START_READY))) {
+        if (job != but && !(job->flags & NOT_AWAITED)) {
             return true;
         }
     }
@@ -219,7 +221,7 @@ went_well(const struct pctr_job *job)
 static void
 finish(struct pctr_job *job)
 {
-    if (!went_well(job) && !(job->flags & (PCTR_START_REPORT | PCTR_START_READY))) {
+    if (!went_well(job) && !(job->flags & NOT_AWAITED)) {
         pctr_ready_drop();
     }
     if (!job->told) {

@@ -174,13 +174,13 @@ pctr_netpool_refill(bool missed)
 }
 
 void
-pctr_netpool_receive(int sock)
+pctr_netpool_receive(void)
 {
     char answer;
-    int made[FDS] = {-1, -1, -1};
+    int first, made[FDS] = {-1, -1, -1};
     unsigned count = FDS;
 
-    ssize_t got = pctr_receive_fds(sock, &answer, 1, made, &count, MSG_DONTWAIT);
+    ssize_t got = pctr_receive_fds(pctr_aside(&first), &answer, 1, made, &count, MSG_DONTWAIT);
     if (got == -EAGAIN || got == -EINTR) {
         return;
     }

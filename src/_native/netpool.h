@@ -32,8 +32,8 @@ void pctr_netpool_return(struct pctr_network *network, bool unchanged, bool busy
  * nobody to make them. */
 int pctr_netpool_refill(bool missed);
 
-/* Takes in from that descriptor what has arrived. */
-void pctr_netpool_receive(int sock);
+/* Takes in what has arrived there. */
+void pctr_netpool_receive(void);
 
 /* A new network namespace for the calling process, with loopback up: 0 or -errno. */
 int pctr_netpool_make(void);

@@ -46,6 +46,7 @@ enum pctr_start_flag {
     PCTR_START_HOLD = 32,      /* the second descriptor, a lock, is held until the job is over */
     PCTR_START_OUTSIDE = 128,  /* the target's PID namespace is not joined: others of it may be */
     PCTR_START_BESIDE = 64, /* `prepare` runs beside the child, which waits in CGROUP_JOIN for it */
+    PCTR_START_SERVES = 512, /* it serves until it is hung up on: nobody waits for its end */
     PCTR_START_READY =
         256, /* set up in advance, when there is time: no channel, no program; a START of
                              the same number within PCTR_READY_NS brings them, with the whole plan */

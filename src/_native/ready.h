@@ -1,9 +1,7 @@
 /* One container that is set up before anybody asks for its program: a START with READY.  It is kept
  * until no one-shot job has been under way for a moment, so that nothing which somebody waits for is
- * slowed down; then
- * its child goes as far as its last mount, and waits for the START of the same number that brings
- * the program.  Where that does not come within
- * PCTR_READY_NS, it is removed. */
+ * slowed down; then its child goes as far as its last mount, and waits for the START of the same number
+ * that brings the program.  Where that does not come within PCTR_READY_NS, it is removed. */
 #ifndef PCTR_READY_H
 #define PCTR_READY_H
 

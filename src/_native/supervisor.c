@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include "supervisor.h"
 
-#include "aside.h"
 #include "body.h"
 #include "cleanup.h"
 #include "init.h"
@@ -454,8 +453,7 @@ handle(uint64_t event, int signals)
         reap(signals);
     }
     else if (event == EVENT_NETWORK) {
-        int first;
-        pctr_netpool_receive(pctr_aside(&first));
+        pctr_netpool_receive();
     }
     else {
         struct pctr_job *job = pctr_job_by_id(event);

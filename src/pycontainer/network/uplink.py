@@ -132,7 +132,7 @@ class Uplink:
             self._job = supervisor.start(
                 encoded,
                 fds=[namespace, tell, words],
-                flags=client.START["INIT"] | client.START["NEW_PIDNS"],
+                flags=client.START["INIT"] | client.START["NEW_PIDNS"] | client.START["SERVES"],
             )
             tell, words = jobs.close(tell), jobs.close(words)
             self._await(self._job, ready, encoded)

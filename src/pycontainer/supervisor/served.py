@@ -107,7 +107,9 @@ class Served:
                 self._job = supervisor.start(
                     self._encoded,
                     fds=[*fds, theirs.fileno()],
-                    flags=client.START["WORK"] | (client.START["OUTSIDE"] if target else 0),
+                    flags=client.START["WORK"]
+                    | client.START["SERVES"]
+                    | (client.START["OUTSIDE"] if target else 0),
                     target=target,
                 )
             self._rootless = supervisor.rootless
