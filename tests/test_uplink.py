@@ -186,6 +186,13 @@ class World:
                 continue
         return [line for line in found if line.split()[0] != str(self.host)]
 
+    def await_nobody(self) -> None:
+        """The supervisor of a process that has ended ends right after it."""
+        deadline = time.monotonic() + 5
+        while self.others() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert self.others() == []
+
     def network(self) -> dict[str, str]:
         """All that the host's own network is."""
         return {
@@ -347,7 +354,7 @@ def test_close_leaves_nothing(world: World, helper: str, user: OrdinaryUser | No
     """
     found = world.run(textwrap.dedent(functions) + textwrap.dedent(script), helper, user)
     assert found == [["up0"], True, None, [], True]
-    assert world.others() == []
+    world.await_nobody()
 
 
 def test_nothing_outlives_a_killed_process(world: World, helper: str, user: OrdinaryUser | None) -> None:
@@ -362,10 +369,7 @@ def test_nothing_outlives_a_killed_process(world: World, helper: str, user: Ordi
         assert any(helper[:5] in line or "passt" in line for line in world.others())
         os.kill(int(pid), signal.SIGKILL)
         process.communicate()
-    deadline = time.monotonic() + 5
-    while world.others() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert world.others() == []
+    world.await_nobody()
 
 
 def test_the_hosts_network_stays_as_it_is(world: World, helper: str, user: OrdinaryUser | None) -> None:

@@ -218,3 +218,9 @@ pctr_client_watch(int directory)
     int watch = pctr_result(inotify_add_watch(fd, path, EVENTS | IN_ONLYDIR));
     return watch < 0 ? watch : pctr_steal_fd(&fd);
 }
+
+void
+pctr_client_close(int *cell)
+{
+    pctr_close(cell);
+}

@@ -25,4 +25,7 @@ long pctr_client_receive(int sock, void *data, size_t size, int *fds, unsigned *
  * is removed (inotify(7)).  Returns -errno where the kernel or procfs does not let us watch it. */
 int pctr_client_watch(int directory);
 
+/* Closes the descriptor that is kept at `cell`, which holds -1 afterwards; -1 is none. */
+void pctr_client_close(int *cell);
+
 #endif

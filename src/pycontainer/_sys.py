@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -107,9 +106,7 @@ class Descriptor:
 
     def close(self) -> None:
         """Twice does no harm."""
-        fd, self._cell[0] = self._cell[0], -1
-        if fd >= 0:
-            os.close(fd)
+        lib.pctr_client_close(self._cell)
 
 
 class Held(Descriptor):
@@ -117,10 +114,9 @@ class Held(Descriptor):
 
     __slots__ = ()
 
-    def __del__(self) -> None:
-        # The exception may have come in the midst of `__init__`.
-        with suppress(AttributeError):
-            self.close()
+    def __init__(self) -> None:
+        # Closed by C: out of a `__del__`, Ctrl-C would be reported and ignored.
+        self._cell = ffi.gc(ffi.new("int *", -1), lib.pctr_client_close)
 
 
 def request(sock: int, message: bytes, fds: Sequence[int], channel: Descriptor | None) -> None:

@@ -224,17 +224,16 @@ class Process:
             file = getattr(self, name)
             if file is None or file.closed:
                 continue
-            held = streams.capture.setdefault(name, [])
-            held.append(_buffered(file))
-            fd = os.dup(file.fileno())
-            os.set_blocking(fd, False)
-            streams.readers[fd] = held.append
+            fd = streams.take_back(name, file.fileno(), _buffered(file))
             if streams.tty and name == "stdout":
                 streams.master = fd
             file.close()
         if self.stdin is not None and not self.stdin.closed:
             self.stdin.flush()
-            streams.stdin = streams.master if streams.tty else os.dup(self.stdin.fileno())
+            if streams.tty:
+                streams.stdin = streams.master
+            else:
+                streams.take_back_stdin(self.stdin.fileno())
             self.stdin.close()
         return streams
 

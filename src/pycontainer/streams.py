@@ -15,6 +15,7 @@ import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from subprocess import DEVNULL as DEVNULL
 from subprocess import PIPE as PIPE
 from subprocess import STDOUT as STDOUT
@@ -108,6 +109,19 @@ class Streams:
         if fd is not None and fd != self.master:
             os.close(fd)
 
+    def take_back(self, name: str, fd: int, read_ahead: bytes) -> int:
+        """Makes a copy of `fd` the reader of an output whose beginning is there already."""
+        parts = self.capture.setdefault(name, [])
+        parts.append(read_ahead)
+        own = self._copy(fd)
+        self.readers[own] = parts.append
+        os.set_blocking(own, False)
+        return own
+
+    def take_back_stdin(self, fd: int) -> None:
+        """Makes a copy of `fd` our end of the program's input."""
+        self.stdin = self._copy(fd)
+
     def drop(self, fd: int) -> None:
         """An output is at its end."""
         del self.readers[fd]
@@ -120,17 +134,19 @@ class Streams:
     def take_master(self) -> int | None:
         """Takes the terminal in from the container's set-up, once it is there."""
         assert self.console is not None
+        received = _sys.Held()
         try:
-            master = _sys.receive_fd(self.console.fileno())
+            came = _sys.receive_fd(self.console.fileno(), received)
         except BlockingIOError:
             return None
         console, self.console = self.console, None
         console.close()
-        if master is None:
+        if came is None:
             return None
-        os.set_blocking(master, False)
+        master = self._copy(received.fd)
         self.master = master
         self.readers[master] = self._terminal_sink
+        os.set_blocking(master, False)
         if self.stdin is None and self._terminal_input:
             self.stdin = master
         return master
@@ -143,16 +159,17 @@ class Streams:
         # What is empty is at its end. Where nobody pumps, the terminal is the caller's to type into.
         self._terminal_input = stdin == PIPE or pumped
         self._terminal_sink = self._sink_for("stdout", stdout)
-        null = self._own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        null = self._null(os.O_RDWR)
         self.child += [null, null, null]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.console = ours
         self.console.setblocking(False)
-        self.console_child = self._own(theirs.detach())
+        self._owned.append(theirs.detach())
+        self.console_child = self._owned[-1]
 
     def _input(self, source: Any, pumped: bool) -> int:
         if source is None or source == DEVNULL:
-            return self._own(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            return self._null(os.O_RDONLY)
         if source != PIPE:
             fd = _fileno("stdin", source)
             if not os.isatty(fd):
@@ -163,13 +180,13 @@ class Streams:
                     "or give the program one of its own (tty=True)"
                 )
             self.typed = fd
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        self.stdin = write_end
-        return self._own(read_end)
+        self._pipe()
+        self.stdin = self._owned.pop()
+        return self._owned[-1]
 
     def _output(self, name: str, target: Any) -> int:
         if target == DEVNULL:
-            return self._own(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+            return self._null(os.O_WRONLY)
         if target is None:
             fd = 1 if name == "stdout" else 2
             if is_standard(fd) and not os.isatty(fd):
@@ -178,10 +195,10 @@ class Streams:
             fd = _fileno(name, target)
             if not os.isatty(fd):
                 return fd
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        self._owned.append(write_end)
-        self.readers[read_end] = self._sink_for(name, target)
-        return write_end
+        sink = self._sink_for(name, target)
+        self._pipe()
+        self.readers[self._owned.pop(-2)] = sink
+        return self._owned[-1]
 
     def _sink_for(self, name: str, target: Any) -> Sink:
         if target == PIPE:
@@ -196,9 +213,20 @@ class Streams:
             fd = _fileno(name, target)
         return _Relay(fd)
 
-    def _own(self, fd: int) -> int:
-        self._owned.append(fd)
-        return fd
+    # One call into C makes descriptors and keeps them: a signal's handler that raises (Ctrl-C) comes
+    # before or after, and who waits for the interpreter's lock meanwhile is hit just there.
+
+    def _null(self, flags: int) -> int:
+        self._owned.extend(map(os.open, (os.devnull,), (flags | os.O_CLOEXEC,)))
+        return self._owned[-1]
+
+    def _pipe(self) -> None:
+        """The end to read from and the end to write to become the last two that are owned."""
+        self._owned.extend(chain.from_iterable(map(os.pipe2, (os.O_CLOEXEC,))))
+
+    def _copy(self, fd: int) -> int:
+        self._owned.extend(map(os.dup, (fd,)))
+        return self._owned.pop()
 
 
 class _Relay:

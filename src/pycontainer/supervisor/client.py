@@ -270,15 +270,18 @@ class Supervisor:
         if len(body) <= _sys.MAX_INLINE:
             message = self._message(VERB["START"], number, target, flags, plan=plan, cleanup=cleanup)
             return job.send(message + body, fds)
-        memory = os.memfd_create("pycontainer-plan", os.MFD_CLOEXEC)
+        memory: list[int] = []
         try:
-            with open(memory, "wb", closefd=False) as file:
+            # Made and kept in one call into C, between whose parts no signal's handler can raise.
+            memory.extend(map(os.memfd_create, ("pycontainer-plan",), (os.MFD_CLOEXEC,)))
+            with open(memory[0], "wb", closefd=False) as file:
                 file.write(body)
             flags |= START["PLAN_IN_FD"]
             message = self._message(VERB["START"], number, target, flags, plan=plan, cleanup=cleanup)
-            return job.send(message, [*fds, memory])
+            return job.send(message, [*fds, *memory])
         finally:
-            os.close(memory)
+            for fd in memory:
+                os.close(fd)
 
     def make_ready(
         self, number: int, plan: bytes, cleanup: bytes, fds: Sequence[int] = (), *, flags: int

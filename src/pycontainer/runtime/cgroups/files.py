@@ -26,16 +26,15 @@ def read_or_none(path: str) -> str | None:
 def read_once(path: str) -> bytes | None:
     """One read, which is one answer of the kernel's; None where the group has gone, or lacks it."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = open(path, "rb", buffering=0)
     except FileNotFoundError:
         return None
-    try:
-        return os.read(fd, _PAGE)
-    except OSError:
-        # ENODEV: removed between.
-        return None
-    finally:
-        os.close(fd)
+    with file:
+        try:
+            return file.read(_PAGE)
+        except OSError:
+            # ENODEV: removed between.
+            return None
 
 
 def write(path: str, value: bytes) -> None:
