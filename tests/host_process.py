@@ -26,6 +26,9 @@ import pycontainer as pc
 from pycontainer import session
 from pycontainer.supervisor import client
 
+# A shell starts what runs in its background with SIGINT ignored, and that is inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def say(*words):
     # One write, so that lines of several processes do not mix.
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
