@@ -31,6 +31,8 @@ Held = dict[str, Counter[str]]
 """What is held, by kind; each thing as one line of text that a person can act upon."""
 
 CGROUPS = Path("/sys/fs/cgroup")
+SPARE = re.compile(r"spare-[0-9]+")
+"""What a container's directory is called that nobody has at present."""
 STAGING = re.compile(r"tmp|temp|stag|partial|\.lock$", re.IGNORECASE)
 
 
@@ -192,7 +194,8 @@ def temporary_files(store: Path | None) -> Counter[str]:
         for directory, names, files in os.walk(store):
             deep = Path(directory) != store
             for name in [*names, *files]:
-                if STAGING.search(name) or Path(directory).parent == store / "containers":
+                of_container = Path(directory).parent == store / "containers" and not SPARE.fullmatch(name)
+                if STAGING.search(name) or of_container:
                     found[os.path.join(directory, name)] += 1
             if deep and Path(directory) != store / "containers":
                 # Below one level lie unpacked layers, which are large and finished.

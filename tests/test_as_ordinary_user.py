@@ -20,6 +20,7 @@ FILES = (
     "test_run.py",
     "test_advance.py",
     "test_network_pool.py",
+    "test_spares.py",
     "test_exec.py",
     "test_process.py",
     "test_streams.py",

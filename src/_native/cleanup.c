@@ -2,6 +2,7 @@
 #include "cleanup.h"
 
 #include "ops.h"
+#include "spares.h"
 #include "util.h"
 
 #include <fcntl.h>
@@ -127,6 +128,12 @@ remove_unused(const struct pctr_context *context, const struct pctr_op *op)
     return unlinkat(parent, name, AT_REMOVEDIR) == 0;
 }
 
+static bool
+reuse(const struct pctr_context *context, const struct pctr_op *op)
+{
+    return op->n1 != 0 && pctr_spares_give(pctr_text(context, op->s1), pctr_text(context, op->s2));
+}
+
 pid_t
 pctr_cleanup_trees(char *plan, size_t size)
 {
@@ -139,7 +146,8 @@ pctr_cleanup_trees(char *plan, size_t size)
     }
     for (unsigned i = 0; i < context.plan.nops; i++) {
         const struct pctr_op *op = &context.plan.ops[i];
-        if (op->code == PCTR_OP_REMOVE_TREE && !remove_unused(&context, op)) {
+        if (op->code == PCTR_OP_REMOVE_TREE && !reuse(&context, op) &&
+            !remove_unused(&context, op)) {
             any = true;
         }
     }

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 /* Enough for starts one after another; for many at once, as many as there are, up to a limit. */
-enum { POOL_SIZE = 2, POOL_LIMIT = 8, FDS = 3 };
+enum { POOL_SIZE = 2, POOL_LIMIT = 8 };
 
 static struct {
     bool refused; /* what was asked for last could not be made */
@@ -84,21 +84,23 @@ pctr_netpool_home(void)
 }
 
 int
-pctr_netpool_answer(int sock, int home)
+pctr_netpool_produce(int home, int *made, unsigned *count)
 {
-    unsigned count = 0;
-    PCTR_AUTO_FD ns = home >= 0 && pctr_netpool_make() == 0 ? own_namespace() : -1;
-    PCTR_AUTO_FD sockets = open("/proc/thread-self/net/sockstat", O_RDONLY | O_CLOEXEC);
-    PCTR_AUTO_FD devices = open("/proc/thread-self/net/dev", O_RDONLY | O_CLOEXEC);
-    const int made[FDS] = {ns, sockets, devices};
+    static const char *const tell[] = {"/proc/thread-self/net/sockstat",
+                                       "/proc/thread-self/net/dev"};
 
-    if (home >= 0 && setns(home, CLONE_NEWNET) < 0) {
-        return -errno;
+    *count = 0;
+    if (home < 0) {
+        return 0;
     }
-    while (count < FDS && made[count] >= 0) {
-        count++;
+    if (pctr_netpool_make() == 0 && (made[0] = own_namespace()) >= 0) {
+        *count = 1;
     }
-    return pctr_send_fds(sock, "n", 1, made, count, 0);
+    while (*count > 0 && *count < PCTR_NETPOOL_FDS &&
+           (made[*count] = open(tell[*count - 1], O_RDONLY | O_CLOEXEC)) >= 0) {
+        ++*count;
+    }
+    return pctr_result(setns(home, CLONE_NEWNET));
 }
 
 void
@@ -155,40 +157,30 @@ pctr_netpool_return(struct pctr_network *network, bool unchanged, bool busy)
     }
 }
 
-int
+void
 pctr_netpool_refill(bool missed)
 {
     unsigned have = pool.count + pool.ordered + pool.lent;
     unsigned want = missed && have >= POOL_SIZE && have < POOL_LIMIT ? have + 1 : POOL_SIZE;
-    const char order = PCTR_NETPOOL_ORDER;
-    int first;
 
-    int sock = pctr_aside(&first);
-    for (; have < want && sock >= 0 && !pool.refused; have++) {
-        if (send(sock, &order, 1, MSG_DONTWAIT | MSG_NOSIGNAL) != 1) {
+    for (; have < want && !pool.refused; have++) {
+        if (pctr_aside_order(PCTR_ASIDE_NETWORK, 0, -1) < 0) {
             break;
         }
         pool.ordered++;
     }
-    return first ? sock : -1;
 }
 
 void
-pctr_netpool_receive(void)
+pctr_netpool_arrived(const int *fds, unsigned count)
 {
-    char answer;
-    int first, made[FDS] = {-1, -1, -1};
-    unsigned count = FDS;
+    struct pctr_network network = {count > 0 ? fds[0] : -1, count > 1 ? fds[1] : -1,
+                                   count > 2 ? fds[2] : -1};
 
-    ssize_t got = pctr_receive_fds(pctr_aside(&first), &answer, 1, made, &count, MSG_DONTWAIT);
-    if (got == -EAGAIN || got == -EINTR) {
-        return;
-    }
     if (pool.ordered > 0) {
         pool.ordered--;
     }
-    struct pctr_network network = {made[0], made[1], made[2]};
-    if (got == 1 && network.ns >= 0 && pool.count < POOL_LIMIT) {
+    if (network.ns >= 0 && pool.count < POOL_LIMIT) {
         pool.unused_size = pread(network.devices, pool.unused, sizeof pool.unused, 0);
         pool.ready[pool.count++] = network;
         return;
@@ -196,7 +188,4 @@ pctr_netpool_receive(void)
     drop(&network);
     /* A limit or a refusal that the next container will meet, too, and report. */
     pool.refused = true;
-    if (got != 1) {
-        pctr_aside_lost();
-    }
 }

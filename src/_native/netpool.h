@@ -27,23 +27,21 @@ void pctr_netpool_take(struct pctr_network *network, bool unchanged);
 /* Gives one back whose processes are all gone, with the same word as it was taken.  None is no harm.  While nobody else is `busy`, they become fewer each time, down to what is enough. */
 void pctr_netpool_return(struct pctr_network *network, bool unchanged, bool busy);
 
-/* Orders what is missing; with `missed`, one more than there were, as long as that is not too many.
- * Returns a descriptor that becomes readable when one arrives, the first time; -1 later, or when there is
- * nobody to make them. */
-int pctr_netpool_refill(bool missed);
+/* Orders what is missing; with `missed`, one more than there were, as long as that is not too many. */
+void pctr_netpool_refill(bool missed);
 
-/* Takes in what has arrived there. */
-void pctr_netpool_receive(void);
+/* What was ordered: a namespace's descriptors, as many as could be had.  None after a failure. */
+enum { PCTR_NETPOOL_FDS = 3 };
+void pctr_netpool_arrived(const int *fds, unsigned count);
 
 /* A new network namespace for the calling process, with loopback up: 0 or -errno. */
 int pctr_netpool_make(void);
 
-/* For who makes them (aside.c): one order, one answer, which is a message with descriptors, or an
- * empty-handed one after a failure.  He stays in none of those that he hands out, which are to end with
+/* For who makes them (aside.c).  He stays in none of those that he hands out, which are to end with
  * their containers; nor may an ordinary user's go back to where it came from: so he makes a `home` first,
- * -1 if he cannot.  `answer` gives 0 or -errno. */
-enum { PCTR_NETPOOL_ORDER = 'n' };
+ * -1 if he cannot.  `produce` gives the descriptors of one, none where it cannot be made, and -errno where
+ * he could not go home. */
 int pctr_netpool_home(void);
-int pctr_netpool_answer(int sock, int home);
+int pctr_netpool_produce(int home, int *made, unsigned *count);
 
 #endif

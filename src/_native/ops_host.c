@@ -1,6 +1,7 @@
 /* Files of the host: control groups, and the trees of layers. */
 #define _GNU_SOURCE
 #include "ops.h"
+#include "spares.h"
 #include "util.h"
 
 #include <fcntl.h>
@@ -12,7 +13,15 @@
 int
 pctr_op_mkdir(struct pctr_context *context, const struct pctr_op *op)
 {
-    return pctr_result(mkdir(pctr_text(context, op->s1), (mode_t)op->n1));
+    int result = pctr_result(mkdir(pctr_text(context, op->s1), (mode_t)op->n1));
+    return result == -EEXIST && (op->flags & PCTR_OPF_EXISTS) ? 0 : result;
+}
+
+int
+pctr_op_spare(struct pctr_context *context, const struct pctr_op *op)
+{
+    pctr_spares_take(pctr_text(context, op->s1), pctr_text(context, op->s2));
+    return 0;
 }
 
 int

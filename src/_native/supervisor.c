@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "supervisor.h"
 
+#include "aside.h"
 #include "body.h"
 #include "cleanup.h"
 #include "init.h"
@@ -24,7 +25,7 @@
 #include <unistd.h>
 
 /* What an epoll event tells of; job numbers begin above these. */
-enum { EVENT_REQUEST = 1, EVENT_HOST_GONE = 2, EVENT_CHILD = 3, EVENT_NETWORK = 4 };
+enum { EVENT_REQUEST = 1, EVENT_HOST_GONE = 2, EVENT_CHILD = 3, EVENT_ASIDE = 4 };
 
 /* One request at a time is looked at, so one buffer serves all. */
 static _Alignas(16) char buffer[sizeof(struct pctr_request) + PCTR_MAX_INLINE];
@@ -106,12 +107,7 @@ refill_networks(const struct pctr_job *job)
     if (!missed && pctr_job_awaited(job)) {
         return;
     }
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = EVENT_NETWORK};
-    int worker = pctr_netpool_refill(missed);
-
-    if (worker >= 0) {
-        (void)epoll_ctl(state.epoll, EPOLL_CTL_ADD, worker, &event);
-    }
+    pctr_netpool_refill(missed);
 }
 
 /* v1 control groups take a while to make; the child makes its mounts meanwhile. */
@@ -441,6 +437,16 @@ watch(int fd, uint64_t data)
 }
 
 static void
+watch_aside(void)
+{
+    int aside = pctr_aside_began();
+
+    if (aside >= 0) {
+        (void)watch(aside, EVENT_ASIDE);
+    }
+}
+
+static void
 handle(uint64_t event, int signals)
 {
     if (event == EVENT_REQUEST) {
@@ -452,8 +458,8 @@ handle(uint64_t event, int signals)
     else if (event == EVENT_CHILD) {
         reap(signals);
     }
-    else if (event == EVENT_NETWORK) {
-        pctr_netpool_receive();
+    else if (event == EVENT_ASIDE) {
+        pctr_aside_receive();
     }
     else {
         struct pctr_job *job = pctr_job_by_id(event);
@@ -509,6 +515,7 @@ pctr_supervisor_run(void)
         }
         if (!state.leaving) {
             start_ready();
+            watch_aside();
         }
         if (state.leaving && !told) {
             (void)epoll_ctl(state.epoll, EPOLL_CTL_DEL, PCTR_FD_HOST, NULL);
@@ -517,6 +524,7 @@ pctr_supervisor_run(void)
             told = true;
         }
     }
+    pctr_aside_end();
     pctr_cleanup_last(state.final, state.final_size);
     return 0;
 }

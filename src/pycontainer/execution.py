@@ -307,7 +307,7 @@ def decide(
             session.answer_for(directory.group.path)
         lock = [directory.group.fd]
         trees = [directory.path] if once else []
-    cleanup = plan.cleanup(groups, trees)
+    cleanup = plan.cleanup(groups, trees, reused=plan.reuses(shape, root))
     return Decided(encoded, cleanup, flags, groups, who, hostname, tuple(lock), network.descriptors)
 
 

@@ -26,6 +26,7 @@ from pycontainer.supervisor import plan
 from pycontainer.supervisor.plan import (
     BENEATH,
     CREATE,
+    EXISTS,
     IGNORE,
     MS_PRIVATE,
     NO_SYMLINKS,
@@ -241,6 +242,9 @@ def container(
     template = _template(shape)
     data = template.data.copy()
     prepare, setup = Ops(data), Ops(data)
+    if reuses(shape, root):
+        # First of all: it may run beside the child, which makes what it does not find.
+        prepare.spare(*os.path.split(root.unmade))
     if cgroup is not None:
         _make_cgroup(prepare, cgroup)
     mine = STDIO + len(pass_fds)
@@ -257,9 +261,9 @@ def container(
         setup.give(network_fd + shape.joins_network, f"{shape.place.base}/{_own_file(index)}", os.O_RDWR)
     setup.extend(template.after_files)
     if shape.host is None:
-        for path, mode in ((root.unmade, 0o700), (root.upper, 0o755), (root.work, 0o700)):
-            if root.unmade:
-                setup.mkdir(path, mode)
+        if root.unmade:
+            for path, mode in ((root.unmade, 0o700), (root.upper, 0o755), (root.work, 0o700)):
+                setup.mkdir(path, mode, flags=EXISTS)
         _open_volumes(setup, shape, root, template.volumes)
         _layered_root(setup, shape, root, floor=shape.floor)
     setup.extend(template.after_root)
@@ -268,6 +272,11 @@ def container(
         setup.tty(mine, *tty, shape.program.uid, console=True)
     tail = _tail(data, template, shape.program, pass_fds)
     return ContainerPlan(data, prepare.encode(), setup.encode(), tail.encode())
+
+
+def reuses(shape: Shape, root: Root) -> bool:
+    """Whether the writable layer's directory may be one that another container did not write to."""
+    return bool(root.unmade) and not shape.volumes
 
 
 def files(ops: Ops, shape: Shape, root: Root) -> None:
@@ -415,8 +424,11 @@ def joining(
     return plan.encode(data, prepare.encode(), setup.encode(), tail.encode())
 
 
-def cleanup(cgroup: CgroupPlan | None, trees: Sequence[str] = (), *, remove: bool = True) -> bytes:
-    """What the supervisor does after the end: read the usage, remove control groups and trees."""
+def cleanup(
+    cgroup: CgroupPlan | None, trees: Sequence[str] = (), *, remove: bool = True, reused: bool = False
+) -> bytes:
+    """What the supervisor does after the end: read the usage, remove control groups and trees; `reused` as
+    `reuses` says."""
     ops = Ops(Data())
     if cgroup is not None:
         for path in cgroup.collect:
@@ -426,7 +438,7 @@ def cleanup(cgroup: CgroupPlan | None, trees: Sequence[str] = (), *, remove: boo
                 ops.rmdir(path)
     for tree in trees:
         parent, name = os.path.split(tree)
-        ops.remove_tree(parent, name)
+        ops.remove_tree(parent, name, reused=reused)
     return plan.encode(ops.data, setup=ops.encode())
 
 

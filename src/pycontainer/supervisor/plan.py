@@ -19,6 +19,7 @@ RECURSIVE = FLAG["RECURSIVE"]
 CREATE = FLAG["CREATE"]
 IGNORE = FLAG["IGNORE"]
 BENEATH = FLAG["BENEATH"]
+EXISTS = FLAG["EXISTS"]
 
 MS_PRIVATE = 0x40000
 """mount(2)."""
@@ -118,8 +119,11 @@ class Ops:
     def rmdir(self, path: str, *, flags: int = 0) -> None:
         self.add(OP["RMDIR"], flags, s1=self.data.text(path))
 
-    def remove_tree(self, parent: str, name: str) -> None:
-        self.add(OP["REMOVE_TREE"], s1=self.data.text(parent), s2=self.data.text(name))
+    def remove_tree(self, parent: str, name: str, *, reused: bool = False) -> None:
+        self.add(OP["REMOVE_TREE"], s1=self.data.text(parent), s2=self.data.text(name), n1=reused)
+
+    def spare(self, parent: str, name: str) -> None:
+        self.add(OP["SPARE"], s1=self.data.text(parent), s2=self.data.text(name))
 
     def collect(self, path: str) -> None:
         self.add(OP["COLLECT"], s1=self.data.text(path))

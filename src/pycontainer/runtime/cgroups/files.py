@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 _LONGEST = 1 << 20
@@ -26,15 +27,18 @@ def read_or_none(path: str) -> str | None:
 def read_once(path: str) -> bytes | None:
     """One read, which is one answer of the kernel's; None where the group has gone, or lacks it."""
     try:
-        file = open(path, "rb", buffering=0)
+        with open(path, "rb", buffering=0) as file:
+            return _read_page(file)
     except FileNotFoundError:
         return None
-    with file:
-        try:
-            return file.read(_PAGE)
-        except OSError:
-            # ENODEV: removed between.
-            return None
+
+
+def _read_page(file: io.FileIO) -> bytes | None:
+    try:
+        return file.read(_PAGE)
+    except OSError:
+        # ENODEV: removed between.
+        return None
 
 
 def write(path: str, value: bytes) -> None:
