@@ -54,6 +54,25 @@ def test_a_life() -> None:
         ]
 
 
+def test_the_life_of_what_run_runs() -> None:
+    image = pc.Image.host()
+    with pc.events() as events:
+        pc.run("host", ["sh", "-c", "exit 3"], name="short")
+        told = [event for event in iter(lambda: events.get(0), None)]
+        assert [event.type for event in told] == ["create", "start", "die", "remove"]
+        assert {(event.name, event.image) for event in told} == {("short", image.id)}
+        (container,) = {event.id for event in told}
+        assert len(container) == 32
+        assert told[2].attributes == {"exit_code": 3, "cause": "exited"}
+        assert told[0].time <= told[1].time <= told[2].time <= told[3].time
+        with pytest.raises(pc.LaunchError):
+            pc.run("host", ["/does/not/exist"])
+        assert types(events) == ["create", "remove"]
+        with pytest.raises(pc.Timeout):
+            pc.run("host", ["sleep", "1000"], timeout=0.2)
+        assert types(events) == ["create", "start", "die", "remove"]
+
+
 def test_what_an_event_says() -> None:
     before = datetime.datetime.now(datetime.timezone.utc)
     with pc.events(["create", "die", "exec", "kill"]) as events:

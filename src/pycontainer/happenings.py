@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pycontainer.container import Container
+    from pycontainer.execution import Execution
+    from pycontainer.image import Image
     from pycontainer.lives import Run
 
 EventType = Literal[
@@ -179,8 +181,8 @@ def on_silence(call: Callable[[], None]) -> None:
 def events(types: EventType | Iterable[EventType] | None = None) -> Events:
     """What happens from now on, all of it or the types named (`EventType`): to the containers and images of
     this process, and to the persistent containers of the default store and those that this process makes
-    or finds later, whoever does it ("exec": in this process only). Nothing is told of what `run` runs, which
-    nobody finds: its result says it.
+    or finds later, whoever does it ("exec": in this process only). That a container of `run` was started is
+    told at its end, with the time when it was.
 
     Raises `InvalidOption` for a type that there is not, and `StoreError`.
     """
@@ -249,6 +251,38 @@ def _tell_end(container: Container, run: Run) -> None:
     if result.cause == "oom":
         tell(container, "oom", time=run.finished_at)
     tell(container, "die", time=run.finished_at, exit_code=result.returncode, cause=result.cause)
+
+
+def tell_once(execution: Execution, container: str, name: str | None, image: Image) -> None:
+    """For a container of that id which is removed with its program: its life, as far as that is known when it
+    is over."""
+    if anybody():
+        about = functools.partial(emit, id=container, name=name, image=image.id)
+        about("create")
+        execution.job.on_end(lambda: _tell_life(execution, about))
+
+
+def _tell_life(execution: Execution, about: Callable[..., None]) -> None:
+    from pycontainer.execution import BYTES
+    from pycontainer.supervisor.client import RECORD
+
+    record = execution.job.final
+    if record is None:
+        # The supervisor died, which nobody else can tell the reason of.
+        about("die", exit_code=None, cause=None)
+    elif record.kind != RECORD["FAILED"]:
+        result = execution.completed(BYTES)
+        over = _at(record.exited)
+        about("start", time=_at(record.started))
+        if result.cause == "oom":
+            about("oom", time=over)
+        about("die", time=over, exit_code=result.returncode, cause=result.cause)
+    about("remove")
+
+
+def _at(monotonic: float) -> datetime.datetime:
+    ago = datetime.timedelta(seconds=time.monotonic() - monotonic)
+    return datetime.datetime.now(datetime.timezone.utc) - ago
 
 
 def _after_fork_in_child() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
 
-from pycontainer import execution, known, launch, recipes, session
+from pycontainer import execution, happenings, known, launch, recipes, session
 from pycontainer.errors import ImageNotFound, InvalidOption
 from pycontainer.execution import Text
 from pycontainer.options import Options
@@ -174,6 +174,7 @@ def _begin_once(
             request = recipe.request(image, args, container)
         job = here.supervisor.new_job(None if ready is None else ready.job)
         begun = execution.begin_container(here, request, options, streams, job=job)
+        happenings.tell_once(begun, container, options.name, image)
         if here.advance.worthwhile(recipe) and recipe is not None:
             # Meanwhile others start the program.
             here.advance.order(recipe, os.urandom(16).hex())
