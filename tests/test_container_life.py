@@ -88,16 +88,21 @@ def test_a_container_whose_output_nobody_reads_is_not_held_up() -> None:
         assert container.wait(60).returncode == 7
 
 
-def test_wait_times_out_and_kills() -> None:
-    seconds = unique_seconds()
-    script = f"echo early; setsid -f sleep {seconds}; sleep {seconds}"
+def test_wait_times_out_and_the_container_goes_on() -> None:
+    script = "echo early; echo wrong >&2; while ! test -e /tmp/end; do sleep 0.02; done; exit 3"
     with nothing_left(), pc.start("host", ["sh", "-c", script]) as container:
-        with pytest.raises(pc.Timeout) as caught:
-            container.wait(0.7)
-        assert caught.value.stdout == b"early\n"
-        assert caught.value.result.cause == "timeout"
-        assert container.status == "stopped"
-        assert not with_argument(seconds)
+        for _ in range(2):
+            with pytest.raises(pc.Timeout) as caught:
+                container.wait(0.5)
+            result = caught.value.result
+            assert (result.stdout, result.stderr, result.cause) == (b"early\n", b"wrong\n", "timeout")
+            assert result.returncode is None
+            assert result.usage.wall >= 0.5
+            assert result.usage.user_cpu + result.usage.system_cpu >= 0
+            assert (container.status, container.exit_code) == ("running", None)
+        container.path("/tmp/end").touch()
+        assert container.wait(60).returncode == 3
+        assert container.wait(0).cause == "exited"
 
 
 def test_stop_asks_first() -> None:

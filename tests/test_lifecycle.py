@@ -83,12 +83,12 @@ EXPECTED = {
         "remove by force": "stopped", "update": "created",
     },
     "running": {
-        "start": None, "stop": "stopped", "kill": "stopped", "kill HUP": "running", "wait": "stopped",
+        "start": None, "stop": "stopped", "kill": "stopped", "kill HUP": "running", "wait": "running",
         "pause": "paused", "unpause": None, "restart": "running", "exec": "running", "remove": None,
         "remove by force": "stopped", "update": "running",
     },
     "paused": {
-        "start": None, "stop": "stopped", "kill": "stopped", "kill HUP": "paused", "wait": "stopped",
+        "start": None, "stop": "stopped", "kill": "stopped", "kill HUP": "paused", "wait": "paused",
         "pause": None, "unpause": "running", "restart": "running", "exec": None, "remove": None,
         "remove by force": "stopped", "update": "paused",
     },
@@ -314,10 +314,24 @@ def test_waiting_times_out_between_two_programs() -> None:
     with pc.start("host", ["false"], restart="always") as container:
         with pytest.raises(pc.Timeout) as caught:
             container.wait(1)
-        assert caught.value.result.cause == "timeout"
-        count = container.restarts
-        time.sleep(0.6)
-        assert (container.status, container.restarts) == ("stopped", count)
+        result = caught.value.result
+        assert (result.cause, result.returncode) == ("timeout", None)
+        # The policy goes on.
+        counted(container, container.restarts + 1)
+
+
+def test_waiting_that_times_out_leaves_the_policy_alone() -> None:
+    with pc.start("host", ["sleep", "0.6"], restart="on-failure:2") as container:
+        with pytest.raises(pc.Timeout):
+            container.wait(0.1)
+        assert container.status == "running"
+        assert container.wait(60).returncode == 0
+        assert container.restarts == 0
+    with pc.start("host", ["sh", "-c", "sleep 0.4; exit 3"], restart="on-failure:1") as container:
+        with pytest.raises(pc.Timeout):
+            container.wait(0.1)
+        assert container.wait(60).returncode == 3
+        assert container.restarts == 1
 
 
 def test_a_start_that_fails_ends_the_policy(tmp_path: Path) -> None:

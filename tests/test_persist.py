@@ -189,13 +189,31 @@ def test_waiting_that_is_interrupted_leaves_it_alone() -> None:
     assert container.status == "running"
 
 
-def test_time_that_runs_out_kills_it() -> None:
-    container = persistent("sh", "-c", "echo said; sleep 1000")
+def test_time_that_runs_out_leaves_it_alone() -> None:
+    container = persistent("sh", "-c", "echo said; read line; exit 3", stdin=pc.PIPE, name="lasting")
     until(lambda: b"said" in container.logs(), "its word")
+    script = """
+        for _ in range(2):
+            try:
+                c.wait(timeout=0.1)
+            except pc.Timeout as error:
+                found = error.result
+                print(found.returncode, found.cause, found.stdout, found.usage.wall > 0, c.status)
+    """
+    assert (
+        elsewhere("c = pc.Container.get('lasting')" + script.replace("\n        ", "\n"))
+        == ["None timeout b'said\\n' True running"] * 2
+    )
     with pytest.raises(pc.Timeout) as caught:
         container.wait(0.1)
-    assert (caught.value.result.stdout, caught.value.result.cause) == (b"said\n", "timeout")
-    assert (container.status, container.exit_code) == ("stopped", -9)
+    result = caught.value.result
+    assert (result.stdout, result.cause, result.returncode) == (b"said\n", "timeout", None)
+    assert (container.status, container.exit_code) == ("running", None)
+    assert container.stdin is not None
+    container.stdin.write(b"\n")
+    assert container.wait(30).returncode == 3
+    # Who has no time is told of an end that was.
+    assert (container.wait(0).returncode, container.wait(-1).cause) == (3, "exited")
 
 
 def test_states_and_what_they_forbid() -> None:

@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import attrs
 
-from pycontainer.errors import ExitError, OutOfMemory
+from pycontainer.errors import ExitError, InvalidState, OutOfMemory
 
 Cause = Literal["exited", "signaled", "oom", "timeout"]
 
 
 @attrs.frozen
 class Usage:
-    """What a program used, from its start to its end.
+    """What a program used, from its start to its end, or until now where it goes on.
 
     Times are seconds; sizes are bytes and None where the host cannot measure them. CPU times
     come from the container's control group where that counts them, else from getrusage(2).
@@ -36,17 +36,22 @@ class Completed(subprocess.CompletedProcess[Any]):
     `stderr` are empty, never None, where nothing was captured.
     """
 
+    returncode: int | Any
+    """None in a `Timeout` of `wait` and `communicate`, whose program goes on; as Popen's, and typed as that
+    is: who has a result that was returned has a number."""
+
     def __init__(
         self,
         args: Any,
-        returncode: int,
+        returncode: int | None,
         stdout: Any = b"",
         stderr: Any = b"",
         *,
         cause: Cause = "exited",
         usage: Usage | None = None,
     ) -> None:
-        super().__init__(args, returncode, stdout, stderr)
+        code: int | Any = returncode
+        super().__init__(args, code, stdout, stderr)
         self.cause: Cause = cause
         self.usage = usage if usage is not None else Usage(0.0, 0.0, 0.0)
 
@@ -60,7 +65,10 @@ class Completed(subprocess.CompletedProcess[Any]):
         return f"Completed({', '.join(parts)})"
 
     def check_returncode(self) -> None:
-        """Raise `ExitError` (`OutOfMemory` after an OOM kill) unless the program exited with 0."""
+        """Raise `ExitError` (`OutOfMemory` after an OOM kill) unless the program exited with 0, and
+        `InvalidState` where it has not ended."""
+        if self.returncode is None:
+            raise InvalidState(f"check_returncode: {self.args!r} has not ended")
         if self.returncode == 0:
             return
         raise (OutOfMemory if self.cause == "oom" else ExitError)(self)

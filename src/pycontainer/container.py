@@ -259,24 +259,22 @@ class Container:
         """Wait for the program's end, which a restart policy may put off. `stdout` and `stderr` hold
         the last megabyte of each.
 
-        When `timeout` (seconds) runs out the container is killed and `Timeout` raised.
+        When `timeout` (seconds) runs out, `Timeout` is raised and the container goes on as it was; the
+        exception's `result` holds what it has written and used so far, and no `returncode`.
         """
         began = time.monotonic()
         timeout = runner.check_timeout(timeout)
         deadline = None if timeout is None else began + timeout
         run = self._started("wait")
-        while True:
-            if not run.ended(deadline):
-                break
+        while run.ended(deadline):
             after = self._restarts.after(run, deadline)
             if after is None:
                 return run.completed()
             if after is run:
                 break
             run = after
-        self._end_now()
         assert timeout is not None
-        raise Timeout(run.completed(timed_out=True), timeout)
+        raise Timeout(run.so_far(), timeout)
 
     def wait_until(self, strategy: Strategy, timeout: float | None = None) -> None:
         """Wait until what `pycontainer.wait` describes is so in the running container, since its last start.

@@ -210,7 +210,11 @@ class OutOfMemory(ExitError):
 
 
 class Timeout(PycontainerError, subprocess.TimeoutExpired):
-    """Time ran out and everything the call started is dead; `result` holds what was captured."""
+    """Time ran out. What the call itself had started is dead (`run`, `exec`, `prepare`, a pull); what it only
+    waited for goes on as it was (`wait`, `communicate`).
+
+    `result` holds what was captured until then; its `returncode` is None where the program goes on.
+    """
 
     def __init__(self, result: Completed, timeout: float) -> None:
         subprocess.TimeoutExpired.__init__(self, result.args, timeout, result.stdout, result.stderr)

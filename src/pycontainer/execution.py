@@ -140,6 +140,35 @@ class Execution:
             usage=_usage(record, measured),
         )
 
+    def so_far(self, text: Text) -> Completed:
+        """Of a program that goes on: what was captured and used until now, and no `returncode`."""
+        return Completed(
+            self.command.shown,
+            None,
+            self._captured("stdout", text, cut=True),
+            self._captured("stderr", text, cut=True),
+            cause="timeout",
+            usage=self._used() if self.job.final is None else self.completed(BYTES).usage,
+        )
+
+    def _used(self) -> Usage:
+        from pycontainer import processes
+
+        started = self.job.started
+        if started is None:
+            return Usage(0.0, 0.0, 0.0)
+        measured = cgroups.CgroupUsage()
+        if self.cgroup is not None:
+            # It may end meanwhile.
+            with suppress(OSError):
+                measured = cgroups.usage(self.cgroup, cgroups.collect(self.cgroup))
+        user, system = measured.user_cpu, measured.system_cpu
+        if user is None or system is None:
+            own = processes.below(processes.find(self.cgroup, started.pid), started.pid)
+            user, system = processes.cpu_times(own)
+        wall = max(0.0, time.monotonic() - started.started) if started.started else 0.0
+        return Usage(wall, user, system, measured.peak_memory, measured.io_read, measured.io_write)
+
     def _measured(self, record: Record) -> cgroups.CgroupUsage:
         if self.cgroup is None or not record.collected:
             return cgroups.CgroupUsage()

@@ -168,6 +168,12 @@ class Run:
         result.stdout, result.stderr = self.output.tail("stdout"), self.output.tail("stderr")
         return result
 
+    def so_far(self) -> Completed:
+        """As `completed`, while it goes on or before its policy starts the next one; without `returncode`."""
+        result = self.execution.so_far(execution.BYTES)
+        result.stdout, result.stderr = self.output.tail("stdout"), self.output.tail("stderr")
+        return result
+
     def close(self) -> None:
         """After the end."""
         self.output.close()

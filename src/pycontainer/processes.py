@@ -62,6 +62,17 @@ def find(groups: CgroupPlan | None, first: int) -> list[Found]:
     return [found for pid in sorted(pids) if (found := _look(pid)) is not None]
 
 
+def below(found: Sequence[Found], first: int) -> list[Found]:
+    """Of these processes the one with the number `first`, and its descendants."""
+    children: dict[int, list[Found]] = {}
+    for one in found:
+        children.setdefault(one.parent, []).append(one)
+    tree = [one for one in found if one.pid == first]
+    for one in tree:
+        tree += children.get(one.pid, ())
+    return tree
+
+
 def cpu_times(found: Sequence[Found]) -> tuple[float, float]:
     """Seconds, user and system, of processes and of those that they have waited for."""
     user = sum([one.times[0] + one.times[2] for one in found])

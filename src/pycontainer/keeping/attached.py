@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 
 from pycontainer import known, runner
-from pycontainer.completed import Completed
 from pycontainer.container import Container, Status, healthcheck_of
 from pycontainer.errors import (
     ContainerNotFound,
@@ -44,6 +43,7 @@ from pycontainer.units import parse_duration, parse_signal
 if TYPE_CHECKING:
     from pycontainer.attaching import Attachment
     from pycontainer.changes import Change
+    from pycontainer.completed import Completed
     from pycontainer.execution import Execution
     from pycontainer.health import HealthResult, State
     from pycontainer.healthcheck import Healthcheck
@@ -61,7 +61,6 @@ _QUICK_SECONDS = 30.0
 _BEGIN_SECONDS = 15.0
 """How long a keeper may take to begin, or what one that died has left to end."""
 _RETRY_SECONDS = 0.005
-_END_SECONDS = 30.0
 
 
 class Attached(Container):
@@ -227,17 +226,16 @@ class Attached(Container):
         timeout = runner.check_timeout(timeout)
         deadline = control.deadline_in(timeout)
         try:
-            return self._peer.result("wait", deadline=deadline)
+            try:
+                return self._peer.result("wait", deadline=deadline)
+            except TimeoutError:
+                found = self._peer.result("so_far", deadline=time.monotonic() + _QUICK_SECONDS)
         except NoKeeper as gone:
             return self._peer.left(gone.record, "wait")
-        except TimeoutError:
-            assert timeout is not None
-        self._kill_now()
-        found = self._peer.result("wait", deadline=time.monotonic() + _END_SECONDS)
-        late = Completed(
-            found.args, found.returncode, found.stdout, found.stderr, cause="timeout", usage=found.usage
-        )
-        raise Timeout(late, timeout)
+        if found.returncode is not None:
+            return found  # it has ended meanwhile
+        assert timeout is not None
+        raise Timeout(found, timeout)
 
     def kill(self, signal: int | str = "KILL") -> None:
         number = parse_signal(signal, option="signal")
@@ -366,13 +364,6 @@ class Attached(Container):
     @property
     def _root(self) -> HostRoot | LayeredRoot:  # type: ignore[override]
         return self.image.rootfs()
-
-    def _kill_now(self) -> None:
-        try:
-            self.kill()
-        except InvalidState:
-            # It ended meanwhile.
-            return
 
     def _stats_if_running(self) -> Stats | None:
         try:

@@ -110,6 +110,7 @@ class Keeper:
             "events": self._events,
             "terminal": self._terminal,
             "wait": self._wait,
+            "so_far": self._so_far,
             "wait_until": self._wait_until,
             "health_log": self._health_log,
             "prepare": self._prepare,
@@ -331,6 +332,9 @@ class Keeper:
                 with self._changed:
                     self._bells.discard(bell)
         return self._result(container.result())
+
+    def _so_far(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
+        return self._result(self.container.so_far())
 
     def _wait_until(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
         self.container.wait_until(plain.to_value(request["strategy"]), request["timeout"])

@@ -187,6 +187,11 @@ class Kept(Container):
             raise SupervisorError("waiting for the container, whose keeper died")
         return ended.completed(self.args, self._path)
 
+    def so_far(self) -> Completed:
+        """As `result`, at any time after the start: without `returncode` where the end is still to come."""
+        run = self._run
+        return self.result() if run is None or self.has_ended() else run.so_far()
+
     def joinable(self, *, paused: bool) -> Run:
         """Its running program; one that is paused only where that is asked for. Raises InvalidState."""
         return self._require_alive("exec") if paused else self._require_running("exec")
