@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
 import io
+import os
+import pickle
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -96,28 +101,165 @@ def test_input_needs_a_pipe(container: pc.Container) -> None:
         process.communicate(b"x")
 
 
-def test_communicate_times_out_with_what_was_there(container: pc.Container) -> None:
+# Time that runs out: as with Popen, the program goes on.
+
+
+def timed_out(call: Callable[[], object]) -> pc.Completed:
+    with pytest.raises(pc.Timeout) as caught:
+        call()
+    assert isinstance(caught.value, subprocess.TimeoutExpired)
+    result = caught.value.result
+    assert (caught.value.stdout, caught.value.stderr) == (result.stdout, result.stderr)
+    assert result.cause == "timeout"
+    return result
+
+
+def test_communicate_times_out_and_is_called_again_after_a_kill(container: pc.Container) -> None:
     seconds = unique_seconds()
     with nothing_left():
-        process = container.popen(["sh", "-c", f"echo early; setsid -f sleep {seconds}; sleep {seconds}"],
-                                  stdout=PIPE, text=True)  # fmt: skip
+        process = container.popen(["sh", "-c", f"echo early; echo wrong >&2; setsid -f sleep {seconds}; "
+                                   f"sleep {seconds}"], stdout=PIPE, stderr=PIPE, text=True)  # fmt: skip
         until(lambda: len(with_argument(seconds)) == 2, "both sleep")
-        with pytest.raises(pc.Timeout) as caught:
-            process.communicate(timeout=0.7)
-        del process
-    assert caught.value.stdout == "early\n"
-    assert isinstance(caught.value, subprocess.TimeoutExpired)
-    assert with_argument(seconds) == []
+        found = timed_out(lambda: process.communicate(timeout=0.3))
+        assert (found.stdout, found.stderr, found.returncode) == ("early\n", "wrong\n", None)
+        assert found.usage.wall > 0
+        assert (process.poll(), len(with_argument(seconds))) == (None, 2)
+        process.kill()
+        assert process.communicate() == ("early\n", "wrong\n")
+        assert process.communicate() == ("early\n", "wrong\n")
+        assert process.returncode == -signal.SIGKILL
+        assert with_argument(seconds) == []
 
 
-def test_wait_times_out_and_kills_the_whole_tree(container: pc.Container) -> None:
+def test_nothing_is_lost_however_often_time_runs_out(container: pc.Container) -> None:
+    """What was not sent is sent later, and what was read is there in the end."""
+    data = bytes(range(256)) * 40_000
+    script = "sleep 0.2; head -c 5000000; sleep 0.2; cat; sleep 0.2; echo end >&2; exit 3"
+    with nothing_left():
+        process = container.popen(["sh", "-c", script], stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        before = timed_out(lambda: process.communicate(data, timeout=0.05))
+        for seconds in [0, 0, -1, *[0.03] * 8]:
+            now = timed_out(functools.partial(process.communicate, timeout=seconds))
+            assert data.startswith(now.stdout)
+            assert now.stdout.startswith(before.stdout)
+            before = now
+        with pytest.raises(ValueError, match="communicate") as refused:
+            process.communicate(b"more")
+        assert isinstance(refused.value, pc.InvalidOption)
+        out, err = process.communicate(timeout=60)
+        assert out == data
+        assert (err, process.returncode) == (b"end\n", 3)
+
+
+def test_communicate_without_any_time_gets_on(container: pc.Container) -> None:
+    process = container.popen(["head", "-c", "1000000"], stdin=PIPE, stdout=PIPE)
+    first: bytes | None = bytes(1_000_000)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            assert process.communicate(first, timeout=0) == (bytes(1_000_000), b"")
+            return
+        except pc.Timeout:
+            first = None
+            time.sleep(0.001)
+    pytest.fail("it does not end")
+
+
+def test_wait_times_out_and_the_program_goes_on(container: pc.Container) -> None:
     seconds = unique_seconds()
-    process = container.popen(["sh", "-c", f"setsid -f sleep {seconds}; sleep {seconds}"])
-    with pytest.raises(pc.Timeout):
-        process.wait(timeout=0.5)
-    assert process.returncode == -signal.SIGKILL
-    assert with_argument(seconds) == []
+    with nothing_left():
+        process = container.popen(["sh", "-c", f"setsid -f sleep {seconds}; sleep {seconds}"])
+        until(lambda: len(with_argument(seconds)) == 2, "both sleep")
+        for _ in range(2):
+            found = timed_out(lambda: process.wait(timeout=0.2))
+            assert (found.returncode, found.stdout, found.stderr) == (None, b"", b"")
+            assert (process.poll(), process.returncode) == (None, None)
+            assert "running" in repr(process)
+        assert len(with_argument(seconds)) == 2
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+        assert with_argument(seconds) == []
     assert container.status == "running"
+
+
+def test_a_result_without_an_end_says_so(container: pc.Container) -> None:
+    with container.popen(["sh", "-c", "while :; do :; done"]) as process:
+        time.sleep(0.3)
+        found = timed_out(lambda: process.wait(timeout=0.1))
+        process.kill()
+    assert "returncode=None, cause='timeout'" in repr(found)
+    assert found.usage.user_cpu + found.usage.system_cpu > 0
+    with pytest.raises(pc.InvalidState, match="not ended"):
+        found.check_returncode()
+    copy = pickle.loads(pickle.dumps(pc.Timeout(found, 0.1)))
+    assert (copy.result.returncode, copy.timeout) == (None, 0.1)
+
+
+def test_no_time_at_all_is_enough_after_the_end(container: pc.Container) -> None:
+    process = container.popen(["sh", "-c", "exit 4"])
+    # Nobody looks at it meanwhile.
+    time.sleep(0.5)
+    assert process.wait(timeout=0) == 4
+
+
+def test_what_a_program_left_behind_may_be_killed_to_end_communicate(container: pc.Container) -> None:
+    seconds = unique_seconds()
+    with nothing_left():
+        process = container.popen(["sh", "-c", f"echo x; sleep {seconds} & exit 5"], stdout=PIPE)
+        until(lambda: process.poll() is not None, "the end")
+        found = timed_out(lambda: process.communicate(timeout=0.2))
+        # It has ended, but not its output.
+        assert (found.stdout, found.returncode) == (b"x\n", 5)
+        process.kill()
+        assert process.communicate(timeout=60) == (b"x\n", b"")
+        assert process.returncode == 5
+
+
+def test_a_text_that_is_cut_within_a_character_is_whole_in_the_end(container: pc.Container) -> None:
+    script = "printf '\\303'; sleep 1; printf '\\251'"
+    process = container.popen(["sh", "-c", script], stdout=PIPE, text=True)
+    assert timed_out(lambda: process.communicate(timeout=0.3)).stdout in ("\ufffd", "")
+    assert process.communicate(timeout=60) == ("é", "")
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_leaving_after_a_timeout_leaves_nothing(container: pc.Container, tty: bool) -> None:
+    def begin() -> pc.Process:
+        process = container.popen(["sh", "-c", "echo x; sleep 1"], stdin=PIPE, stdout=PIPE, tty=tty)
+        with contextlib.suppress(pc.Timeout):
+            process.communicate(timeout=0.2)
+            pytest.fail("it has ended")
+        return process
+
+    with nothing_left():
+        with begin() as process:
+            pass
+        assert process.returncode is not None
+        assert process.communicate(timeout=60)[0].split() == [b"x"]
+        process = begin()
+        pid = process.pid
+        del process
+        gc.collect()
+        until(lambda: not os.path.exists(f"/proc/{pid}"), "the end")
+
+
+def test_one_thread_waits_while_another_communicates(container: pc.Container) -> None:
+    """Who waits does not keep the other from reading, without which the end would never come."""
+    process = container.popen(["head", "-c", "1000000", "/dev/zero"], stdout=PIPE)
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(process.wait(60)))
+    thread.start()
+    time.sleep(0.2)
+    assert len(process.communicate(timeout=60)[0]) == 1_000_000
+    thread.join()
+    assert codes == [0]
+
+
+def test_input_that_the_program_does_not_want(container: pc.Container) -> None:
+    process = container.popen(["true"], stdin=PIPE, stdout=PIPE)
+    process.wait(60)
+    process.stdin.write(b"x")
+    assert process.communicate(timeout=60) == (b"", b"")
 
 
 def test_signals(container: pc.Container) -> None:

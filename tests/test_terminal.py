@@ -172,6 +172,24 @@ def test_communicate_on_a_terminal() -> None:
         assert (stdout, stderr) == (b"line\r\nline\r\n", b"")
 
 
+def test_communicate_on_a_terminal_goes_on_after_a_timeout() -> None:
+    script = "stty -echo; head -n 1; trap 'stty size' WINCH; while :; do sleep 0.02; done"
+    with sleeper() as container, nothing_left():
+        process = container.popen(["sh", "-c", script], tty=True, stdin=pc.PIPE, stdout=pc.PIPE)
+        with pytest.raises(pc.Timeout) as caught:
+            process.communicate(b"line\n", timeout=1)
+        assert caught.value.stdout.endswith(b"line\r\n")
+        assert process.poll() is None
+        process.resize(33, 44)
+        with pytest.raises(pc.Timeout):
+            process.communicate(timeout=1)
+        process.kill()
+        assert process.communicate(timeout=60)[0] == caught.value.stdout + b"33 44\r\n"
+        assert process.returncode == -signal.SIGKILL
+        with pytest.raises(pc.InvalidState, match="resize"):
+            process.resize(10, 10)
+
+
 def test_the_hosts_terminals_are_not_there() -> None:
     ours, theirs = os.openpty()
     try:

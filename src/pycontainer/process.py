@@ -6,26 +6,29 @@ import errno
 import io
 import os
 import select
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
 from pycontainer import _sys, execution, runner
-from pycontainer.completed import Completed
-from pycontainer.errors import InvalidState, Timeout
+from pycontainer.errors import InvalidOption, InvalidState, Timeout
 from pycontainer.output import Taking, set_size
-from pycontainer.streams import Streams
+from pycontainer.streams import Pump, Streams
 from pycontainer.units import parse_signal
 from pycontainer.waiting import Watch
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from pycontainer.completed import Completed
     from pycontainer.execution import Execution, Text
 
 _SIGTERM = 15
 _SIGKILL = 9
 _END_SECONDS = 30.0
+_SLICE_SECONDS = 0.05
 
 
 class Process:
@@ -46,6 +49,10 @@ class Process:
         self._text = text
         self._watch = Watch(begun)
         self._result: Completed | None = None
+        self._pumping = threading.Lock()
+        self._pump: Pump | None = None
+        """Of a `communicate` whose time ran out."""
+        self._communicating = False
         try:
             self._watch.started(None)
             if begun.streams.console is not None:
@@ -76,13 +83,13 @@ class Process:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end and give the exit status. When `timeout` (seconds) runs out, the
-        program is killed with everything that it started and `Timeout` is raised."""
+        """Wait for the end and give the exit status. When `timeout` (seconds) runs out, `Timeout` is
+        raised and the program goes on."""
         began = time.monotonic()
         timeout = runner.check_timeout(timeout)
         if not self._watch.ended(None if timeout is None else began + timeout):
             assert timeout is not None
-            raise self._timed_out(timeout)
+            raise Timeout(self._so_far(), timeout)
         code = self.poll()
         assert code is not None
         return code
@@ -90,31 +97,24 @@ class Process:
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
         """Send `input`, read everything to the end and wait, without deadlock at any size.
 
-        Gives (stdout, stderr), empty where there is no pipe. `timeout` as for `wait`; what was
-        read so far is in the exception's result.
+        Gives (stdout, stderr), empty where there is no pipe. `timeout` as for `wait`: the exception's
+        result has what was read so far, and nothing is lost. Called again, it goes on, with the rest of
+        the first call's `input` too, and gives everything from the beginning; a new `input` is an
+        InvalidOption then. From the first call on the files belong to it, and are closed.
         """
         began = time.monotonic()
         timeout = runner.check_timeout(timeout)
+        deadline = None if timeout is None else began + timeout
         data = self._text.encode(input)
+        if data and self._communicating:
+            raise InvalidOption("input: communicate() has begun, and goes on with what it was given first")
         if data and self.stdin is None:
             raise InvalidState("communicate: input needs stdin=PIPE")
-        streams = self._reclaim()
-        pump = self._execution.pump(data)
-        with self._watch.exclusive():
-            try:
-                ended = pump.run(None if timeout is None else began + timeout)
-                if not ended:
-                    pump.kill()
-            except BaseException:
-                execution.abort(self._execution.job)
-                raise
-            finally:
-                streams.close()
-        self.poll()
-        self._result = self._execution.completed(self._text, timed_out=not ended)
-        if not ended:
+        if not self._communicate(data, deadline):
             assert timeout is not None
-            raise Timeout(self._result, timeout)
+            raise Timeout(self._so_far(), timeout)
+        self.poll()
+        self._result = self._execution.completed(self._text)
         return self._result.stdout, self._result.stderr
 
     def send_signal(self, signal: int | str) -> None:
@@ -128,14 +128,22 @@ class Process:
         self.send_signal(_SIGTERM)
 
     def kill(self) -> None:
-        """Kill the program with everything that it started."""
-        self.send_signal(_SIGKILL)
+        """Kill the program with everything that it started; where that has ended and `communicate` has not,
+        what it left behind, which may hold its output open."""
+        if self._pump is not None:
+            self._execution.job.end()
+        else:
+            self.send_signal(_SIGKILL)
 
     def resize(self, rows: int, columns: int) -> None:
         """Give the program's terminal another size (ioctl_tty(2), TIOCSWINSZ)."""
-        if self.stdout is None or self.stdout.closed or not self._execution.streams.tty:
+        terminal = self._execution.streams.master
+        if terminal is None and self._execution.streams.tty:
+            assert self.stdout is not None
+            terminal = None if self.stdout.closed else self.stdout.fileno()
+        if terminal is None:
             raise InvalidState("resize: the program has no terminal, or it was closed")
-        set_size(self.stdout.fileno(), rows, columns)
+        set_size(terminal, rows, columns)
 
     def __iter__(self) -> Iterator[Any]:
         if self.stdout is None:
@@ -160,11 +168,32 @@ class Process:
         state = "running" if self.returncode is None else f"returncode={self.returncode}"
         return f"<Process {self.args!r} {state}>"
 
-    def _timed_out(self, timeout: float) -> Timeout:
-        self._execution.job.end()
-        self._watch.ended(time.monotonic() + _END_SECONDS)
-        self._result = self._execution.completed(self._text, timed_out=True)
-        return Timeout(self._result, timeout)
+    def _communicate(self, data: bytes, deadline: float | None) -> bool:
+        """Moves the bytes, one thread at a time; False when time ran out first."""
+        while not self._pumping.acquire(timeout=_SLICE_SECONDS):
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+        ended = True
+        try:
+            if self._pump is None:
+                self._communicating = True
+                self._reclaim()
+                self._pump = self._execution.pump(data)
+            ended = self._pump.run(deadline)
+        except BaseException:
+            execution.abort(self._execution.job)
+            raise
+        finally:
+            if ended:
+                self._close_streams()
+            self._pumping.release()
+        return ended
+
+    def _so_far(self) -> Completed:
+        """For a time-out: the program has not ended, or something that it left holds its output open."""
+        if self.poll() is None:
+            return self._execution.so_far(self._text)
+        return self._execution.completed(self._text, timed_out=True)
 
     def _wait_for_terminal(self) -> None:
         """The terminal was sent before the exec, so it is there."""
@@ -217,7 +246,7 @@ class Process:
             write_through=mode == "w",
         )
 
-    def _reclaim(self) -> Streams:
+    def _reclaim(self) -> None:
         """Takes the descriptors back from the files, what those have buffered included."""
         streams = self._execution.streams
         for name in ("stdout", "stderr"):
@@ -229,15 +258,23 @@ class Process:
                 streams.master = fd
             file.close()
         if self.stdin is not None and not self.stdin.closed:
-            self.stdin.flush()
+            # What the program does not want, `Popen` loses just so.
+            with suppress(BrokenPipeError):
+                self.stdin.flush()
             if streams.tty:
                 streams.stdin = streams.master
             else:
                 streams.take_back_stdin(self.stdin.fileno())
-            self.stdin.close()
-        return streams
+            with suppress(BrokenPipeError):
+                self.stdin.close()
+
+    def _close_streams(self) -> None:
+        """What `communicate` took; a pump would wait for descriptors that are others' now."""
+        self._pump = None
+        self._execution.streams.close()
 
     def _close_files(self) -> None:
+        self._close_streams()
         for file in (self.stdin, self.stdout, self.stderr):
             if file is not None and not file.closed:
                 try:

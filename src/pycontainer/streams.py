@@ -97,6 +97,7 @@ class Streams:
         if self.console is not None:
             self.console.close()
             self.console = None
+        self.master = None
 
     def __del__(self) -> None:
         """After an exception out of a signal's handler, which may come anywhere, `__init__` too."""
@@ -301,8 +302,10 @@ class Pump:
         """Nobody had the terminal open, but the program may not have ended yet."""
         self._offered = False
         self._poll = select.poll()
-        if job.channel >= 0:
-            self._poll.register(job.channel, select.POLLIN)
+        # Others may take the end in meanwhile.
+        self._channel = job.held
+        if self._channel.fd >= 0:
+            self._poll.register(self._channel.fd, select.POLLIN)
         for fd in streams.readers:
             self._poll.register(fd, select.POLLIN)
         if streams.console is not None:
@@ -314,15 +317,19 @@ class Pump:
 
     def run(self, deadline: float | None) -> bool:
         """Pumps until the job is over and all its output is in; False when time ran out first."""
+        late = False
         while self._job.final is None or self._streams.readers or self._streams.console is not None:
-            if deadline is not None and time.monotonic() >= deadline:
+            if late:
                 return False
+            # Who comes again and again with no time gets on, too.
+            late = deadline is not None and time.monotonic() >= deadline
             over = self._alone and self._job.final is not None
             ready = self._poll.poll(0) if over else _sys.poll(self._poll, deadline)
             for fd, events in ready:
                 self._handle(fd, events)
             if over and not ready:
-                return True
+                break
+        self._channel = _sys.Held()
         return True
 
     def kill(self) -> None:
@@ -334,9 +341,10 @@ class Pump:
 
     def _handle(self, fd: int, events: int) -> None:
         streams = self._streams
-        if fd == self._job.channel:
+        if fd == self._channel.fd:
             if self._job.take() is not None:
                 self._poll.unregister(fd)
+                self._channel = _sys.Held()
                 self._drop_console()
                 if self._hung_up and self._streams.master is not None:
                     self._poll.register(self._streams.master, select.POLLIN)

@@ -6,7 +6,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycontainer import _sys
@@ -15,8 +15,6 @@ from pycontainer.errors import SupervisorError
 _SLICE_SECONDS = 0.05
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pycontainer.execution import Execution
     from pycontainer.supervisor.client import Job
 
@@ -63,21 +61,18 @@ class Watch:
         job.tell_end()
         return False
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """For who polls the job's channel together with other descriptors."""
-        with self._polling:
-            yield
-
     def _until(self, done: Callable[[], bool], deadline: float | None) -> bool:
         job = self.job
         # Others may take the end in, who do not wait for it: the minder.
         channel = job.held
+        late = False
         while not done():
-            if deadline is not None and time.monotonic() >= deadline:
+            if late:
                 return False
+            # Who has no time asks whether it has ended, so it is looked once more.
+            late = deadline is not None and time.monotonic() >= deadline
             # In slices, for the reason that `_sys.poll` has them.
-            if not self._polling.acquire(timeout=_SLICE_SECONDS):
+            if not self._polling.acquire(timeout=0 if late else _SLICE_SECONDS):
                 continue
             try:
                 if not done() and job.take() is None and not done():
