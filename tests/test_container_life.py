@@ -91,6 +91,7 @@ def test_a_container_whose_output_nobody_reads_is_not_held_up() -> None:
 def test_wait_times_out_and_the_container_goes_on() -> None:
     script = "echo early; echo wrong >&2; while ! test -e /tmp/end; do sleep 0.02; done; exit 3"
     with nothing_left(), pc.start("host", ["sh", "-c", script]) as container:
+        until(lambda: len(container.logs().read()) == len("early\nwrong\n"), "its words")
         for _ in range(2):
             with pytest.raises(pc.Timeout) as caught:
                 container.wait(0.5)

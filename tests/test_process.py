@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import io
@@ -114,6 +113,19 @@ def timed_out(call: Callable[[], object]) -> pc.Completed:
     return result
 
 
+class Gate:
+    """Something that a script in a container waits for."""
+
+    def __init__(self, container: pc.Container) -> None:
+        self._path = container.path(f"/tmp/gate-{unique_seconds()}")
+        # From here on its files are served.
+        assert not self._path.exists()
+        self.wait = f"while ! test -e {self._path}; do sleep 0.02; done"
+
+    def open(self) -> None:
+        self._path.touch()
+
+
 def test_communicate_times_out_and_is_called_again_after_a_kill(container: pc.Container) -> None:
     seconds = unique_seconds()
     with nothing_left():
@@ -134,7 +146,8 @@ def test_communicate_times_out_and_is_called_again_after_a_kill(container: pc.Co
 def test_nothing_is_lost_however_often_time_runs_out(container: pc.Container) -> None:
     """What was not sent is sent later, and what was read is there in the end."""
     data = bytes(range(256)) * 40_000
-    script = "sleep 0.2; head -c 5000000; sleep 0.2; cat; sleep 0.2; echo end >&2; exit 3"
+    gate = Gate(container)
+    script = f"sleep 0.2; head -c 5000000; {gate.wait}; cat; sleep 0.2; echo end >&2; exit 3"
     with nothing_left():
         process = container.popen(["sh", "-c", script], stdin=PIPE, stdout=PIPE, stderr=PIPE)
         before = timed_out(lambda: process.communicate(data, timeout=0.05))
@@ -143,6 +156,7 @@ def test_nothing_is_lost_however_often_time_runs_out(container: pc.Container) ->
             assert data.startswith(now.stdout)
             assert now.stdout.startswith(before.stdout)
             before = now
+        gate.open()
         with pytest.raises(ValueError, match="communicate") as refused:
             process.communicate(b"more")
         assert isinstance(refused.value, pc.InvalidOption)
@@ -184,11 +198,15 @@ def test_wait_times_out_and_the_program_goes_on(container: pc.Container) -> None
 
 def test_a_result_without_an_end_says_so(container: pc.Container) -> None:
     with container.popen(["sh", "-c", "while :; do :; done"]) as process:
-        time.sleep(0.3)
         found = timed_out(lambda: process.wait(timeout=0.1))
+
+        def used() -> float:
+            usage = timed_out(lambda: process.wait(timeout=0.1)).usage
+            return usage.user_cpu + usage.system_cpu
+
+        until(lambda: used() > 0, "it has used a tick")
         process.kill()
     assert "returncode=None, cause='timeout'" in repr(found)
-    assert found.usage.user_cpu + found.usage.system_cpu > 0
     with pytest.raises(pc.InvalidState, match="not ended"):
         found.check_returncode()
     copy = pickle.loads(pickle.dumps(pc.Timeout(found, 0.1)))
@@ -197,9 +215,14 @@ def test_a_result_without_an_end_says_so(container: pc.Container) -> None:
 
 def test_no_time_at_all_is_enough_after_the_end(container: pc.Container) -> None:
     process = container.popen(["sh", "-c", "exit 4"])
-    # Nobody looks at it meanwhile.
-    time.sleep(0.5)
-    assert process.wait(timeout=0) == 4
+
+    def ended() -> bool:
+        try:
+            return process.wait(timeout=0) == 4
+        except pc.Timeout:
+            return False
+
+    until(ended, "the end")
 
 
 def test_what_a_program_left_behind_may_be_killed_to_end_communicate(container: pc.Container) -> None:
@@ -216,30 +239,36 @@ def test_what_a_program_left_behind_may_be_killed_to_end_communicate(container: 
 
 
 def test_a_text_that_is_cut_within_a_character_is_whole_in_the_end(container: pc.Container) -> None:
-    script = "printf '\\303'; sleep 1; printf '\\251'"
+    gate = Gate(container)
+    script = f"printf '\\303'; {gate.wait}; printf '\\251'"
     process = container.popen(["sh", "-c", script], stdout=PIPE, text=True)
-    assert timed_out(lambda: process.communicate(timeout=0.3)).stdout in ("\ufffd", "")
+    until(lambda: timed_out(lambda: process.communicate(timeout=0.1)).stdout == "\ufffd", "half of it")
+    gate.open()
     assert process.communicate(timeout=60) == ("é", "")
 
 
 @pytest.mark.parametrize("tty", [False, True])
 def test_leaving_after_a_timeout_leaves_nothing(container: pc.Container, tty: bool) -> None:
-    def begin() -> pc.Process:
-        process = container.popen(["sh", "-c", "echo x; sleep 1"], stdin=PIPE, stdout=PIPE, tty=tty)
-        with contextlib.suppress(pc.Timeout):
-            process.communicate(timeout=0.2)
-            pytest.fail("it has ended")
+    gates = [Gate(container), Gate(container)]
+
+    def begin(gate: Gate) -> pc.Process:
+        script = f"echo x; {gate.wait}"
+        process = container.popen(["sh", "-c", script], stdin=PIPE, stdout=PIPE, tty=tty)
+        until(lambda: b"x" in timed_out(lambda: process.communicate(timeout=0.1)).stdout, "its word")
         return process
 
     with nothing_left():
-        with begin() as process:
-            pass
+        with begin(gates[0]) as process:
+            gates[0].open()
         assert process.returncode is not None
         assert process.communicate(timeout=60)[0].split() == [b"x"]
-        process = begin()
+        before = len(os.listdir("/proc/self/fd"))
+        process = begin(gates[1])
         pid = process.pid
         del process
         gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == before
+        gates[1].open()
         until(lambda: not os.path.exists(f"/proc/{pid}"), "the end")
 
 

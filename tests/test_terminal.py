@@ -173,18 +173,22 @@ def test_communicate_on_a_terminal() -> None:
 
 
 def test_communicate_on_a_terminal_goes_on_after_a_timeout() -> None:
-    script = "stty -echo; head -n 1; trap 'stty size' WINCH; while :; do sleep 0.02; done"
+    script = "trap 'stty size' WINCH; head -n 1; while :; do sleep 0.02; done"
     with sleeper() as container, nothing_left():
         process = container.popen(["sh", "-c", script], tty=True, stdin=pc.PIPE, stdout=pc.PIPE)
-        with pytest.raises(pc.Timeout) as caught:
-            process.communicate(b"line\n", timeout=1)
-        assert caught.value.stdout.endswith(b"line\r\n")
+
+        def read(data: bytes | None = None) -> bytes:
+            with pytest.raises(pc.Timeout) as caught:
+                process.communicate(data, timeout=0.1)
+            return bytes(caught.value.stdout)
+
+        read(b"line\n")
+        until(lambda: read().count(b"line\r\n") == 2, "echo and answer")
         assert process.poll() is None
         process.resize(33, 44)
-        with pytest.raises(pc.Timeout):
-            process.communicate(timeout=1)
+        until(lambda: read().endswith(b"33 44\r\n"), "the new size")
         process.kill()
-        assert process.communicate(timeout=60)[0] == caught.value.stdout + b"33 44\r\n"
+        assert process.communicate(timeout=60)[0] == b"line\r\nline\r\n33 44\r\n"
         assert process.returncode == -signal.SIGKILL
         with pytest.raises(pc.InvalidState, match="resize"):
             process.resize(10, 10)
