@@ -215,12 +215,12 @@ def counted(container: pc.Container, count: int) -> None:
 
 
 def test_always(base: pc.Image) -> None:
-    # It may be stopped between its last two steps.
+    # It may be stopped between its last two steps, or before the first.
     script = "trap '' TERM; echo x >> /tmp/starts; exit 0"
     with base.start(["sh", "-c", script], restart="always") as container:
         counted(container, 2)
         done = container.stop()
-        assert done.returncode == 0
+        assert done.returncode in (0, -15)
         settled = container.restarts
         time.sleep(0.6)
         assert (container.restarts, container.status) == (settled, "stopped")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import datetime
+import errno
 import os
 import threading
 import time
@@ -11,7 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 from pycontainer import execution, inside, known, launch, option_values, runner
-from pycontainer.errors import ContainerError, ContainerNotFound, InvalidOption, InvalidState, Timeout
+from pycontainer.errors import (
+    ContainerError,
+    ContainerNotFound,
+    InvalidOption,
+    InvalidState,
+    LaunchError,
+    Timeout,
+)
 from pycontainer.execution import Execution, Text
 from pycontainer.happenings import tell, watch
 from pycontainer.lives import LIMITS, Restarts, Run, now
@@ -51,6 +59,7 @@ Status = Literal["created", "running", "paused", "stopped"]
 _SIGTERM = 15
 _SIGKILL = 9
 _END_SECONDS = 30.0
+_GONE_SECONDS = 1.0
 
 
 class Container:
@@ -335,8 +344,12 @@ class Container:
             self._paused = True
             try:
                 run.freeze()
-            except BaseException:
+            except BaseException as error:
                 self._thaw()
+                # Its control group goes a moment before its end is told.
+                gone = isinstance(error, LaunchError) and error.errno in (errno.ENOENT, errno.ENODEV)
+                if gone and run.ended(time.monotonic() + _GONE_SECONDS):
+                    raise self._not_in("pause", "running") from error
                 raise
             tell(self, "pause")
 
