@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -217,6 +218,15 @@ pctr_client_watch(int directory)
     }
     int watch = pctr_result(inotify_add_watch(fd, path, EVENTS | IN_ONLYDIR));
     return watch < 0 ? watch : pctr_steal_fd(&fd);
+}
+
+long
+pctr_client_lend(int pipe, const void *data, size_t size)
+{
+    struct iovec part = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
+    ssize_t lent = vmsplice(pipe, &part, 1, 0);
+
+    return lent < 0 ? -errno : lent;
 }
 
 void

@@ -25,6 +25,10 @@ long pctr_client_receive(int sock, void *data, size_t size, int *fds, unsigned *
  * is removed (inotify(7)).  Returns -errno where the kernel or procfs does not let us watch it. */
 int pctr_client_watch(int directory);
 
+/* Lends `size` bytes to the pipe, whose reader gets them from where they lie (vmsplice(2)): they
+ * stay as they are until then.  Returns how many it took, as many as there was room for, or -errno. */
+long pctr_client_lend(int pipe, const void *data, size_t size);
+
 /* Closes the descriptor that is kept at `cell`, which holds -1 afterwards; -1 is none. */
 void pctr_client_close(int *cell);
 

@@ -216,6 +216,12 @@ def receive_fd(sock: int, into: Descriptor | None = None) -> int | None:
     return int(fds[0])
 
 
+def lend(pipe: int, data: memoryview) -> int:
+    """How many bytes the pipe took. They are read from where they lie, so they must stay there, unchanged,
+    until the reader has them (vmsplice(2))."""
+    return _checked(lib.pctr_client_lend(pipe, ffi.from_buffer(data), len(data)))
+
+
 def watch_directory(directory: int) -> int:
     """A descriptor that becomes readable when a name appears in the open `directory` (inotify(7)).
 

@@ -7,10 +7,12 @@ import fcntl
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import attrs
 
+from pycontainer import _sys
 from pycontainer.blobs.failures import translate
 from pycontainer.errors import NoSpace, UnsafeLayer
 from pycontainer.layer.hashing import Hashing
@@ -19,6 +21,10 @@ from pycontainer.oci.digest import Digest
 
 # Large enough that both ends seldom wait for each other; the default is 64 KiB.
 _PIPE = 1 << 20
+# Pieces of this size are lent to the pipe, smaller ones copied. That many of them fill it: when one more is
+# in, the one before those has been read.
+_LENT = 64 << 10
+_KEPT = _PIPE // _LENT + 2
 
 
 @attrs.frozen
@@ -122,6 +128,8 @@ class _Feeder:
         self._measured: Measured | None = None
         self._stopped = False
         self._reading = True
+        self._lent: deque[bytes] = deque(maxlen=_KEPT)
+        """What the pipe may still hold; until the end, for the last of them."""
         self._thread = threading.Thread(target=self._run, name="pycontainer-layer", daemon=True)
         self._thread.start()
 
@@ -153,10 +161,15 @@ class _Feeder:
             _close(self._writer)
 
     def _deliver(self, chunk: bytes) -> None:
+        # What might change under its reader is copied, too.
+        give: Callable[[int, memoryview], int] = os.write
+        if len(chunk) >= _LENT and type(chunk) is bytes:
+            self._lent.append(chunk)
+            give = _sys.lend
         view = memoryview(chunk)
         while view and self._reading:
             try:
-                view = view[os.write(self._writer, view) :]
+                view = view[give(self._writer, view) :]
             except BrokenPipeError:
                 self._reading = False
         if self._stopped:
