@@ -229,6 +229,19 @@ def test_always(base: pc.Image) -> None:
         container.stop()
 
 
+@pytest.mark.parametrize("signal", ["TERM", "USR1"])
+def test_the_stop_signal_ends_it_for_good(signal: str) -> None:
+    """Any other is the program's own business."""
+    script = "trap 'exit 3' TERM USR1; echo up; while :; do sleep 0.05; done"
+    with pc.start("host", ["sh", "-c", script], restart="always", wait=pc.wait.log("up")) as container:
+        container.kill(signal)
+        if signal == "TERM":
+            assert container.wait(20).returncode == 3
+            assert (container.restarts, container.status) == (0, "stopped")
+        else:
+            counted(container, 1)
+
+
 def test_on_failure_so_many_times() -> None:
     with pc.start(
         "host", ["sh", "-c", "echo x >> /tmp/n; cat /tmp/n; exit 3"], restart="on-failure:2"

@@ -297,15 +297,18 @@ class Container:
         wait_until(self, strategy, runner.check_timeout(timeout))
 
     def kill(self, signal: int | str = "KILL") -> None:
-        """Send the program a signal (a name or number); KILL ends everything in the container, and no
-        restart policy starts it again. Raises `InvalidState` unless it runs."""
+        """Send the program a signal (a name or number); KILL ends everything in the container. After KILL and
+        its stop signal no restart policy starts it again, as docker has it. Raises `InvalidState` unless it
+        runs."""
         number = parse_signal(signal, option="signal")
         run = self._require_alive("kill")
         tell(self, "kill", signal=number)
         if number == _SIGKILL:
             self._end_now()
-        else:
-            run.job.signal(number)
+            return
+        if number == self._stop_signal():
+            self._restarts.end()
+        run.job.signal(number)
 
     def stop(self, timeout: float | None = None) -> Completed:
         """Ask the program to end with its stop signal, and kill the container when `timeout`
