@@ -127,7 +127,7 @@ def test_killed_at_any_moment(registry: FaultRegistry, tmp_path: Path) -> None:
     image = images_made.many_layers(6, 400_000)
     registry.put(NAME, "1", image)
     # Nobody who begins with nothing is through before he is killed.
-    registry.fault(Slow(2_000_000), path="/blobs/", times=None)
+    registry.fault(Slow(8_000), path="/blobs/", times=None)
     path = tmp_path / "store"
     ends = set()
     for number in range(12):

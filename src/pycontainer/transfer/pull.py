@@ -1,6 +1,6 @@
 """Pulling: from a reference to an image in the store.
 
-resolve -> known already? -> manifest (through an index) -> config -> layers -> entry in the catalog
+found -> known already? -> manifest (through an index) -> config -> layers -> entry in the catalog
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pycontainer.transfer.layers import Source, fetch_layers
 from pycontainer.transfer.naming import naming
 
 if TYPE_CHECKING:
+    from pycontainer.distribution.answers import Answer
     from pycontainer.distribution.client import Client
 
 # Indexes within indexes; nobody needs more than two.
@@ -57,7 +58,8 @@ def pull(
     """Brings what the registry has under `reference` into the store and gives it that name, unless it
     is named by digest. `repository` is what the client calls it where that is not the reference's.
 
-    What is there already is not fetched again; where all is, one HEAD is all that is asked. Whole layers
+    What is there already is not fetched again; where all is, one HEAD (or, where it has no such name yet,
+    one GET of the manifest) is all that is asked. Whole layers
     of a pull that the network or Ctrl-C ended stay, for the next one or for `Store.prune`. Raises
     RegistryError's kinds, InvalidImage, UnsafeLayer, UnsupportedPlatform, StoreError, and what `report`
     raises.
@@ -69,7 +71,7 @@ def pull(
     with naming(what), deadline.over(client) as (client,):
         source = Source(client, repository or reference.repository, Teller(report))
         one = _Pull(store, source, what, platform, deadline)
-        found = client.resolve(source.repository, str(reference.digest or reference.tag))
+        found = one.found(str(reference.digest or reference.tag), name)
         try:
             with store.writing(deadline.sleep):
                 return one.known(found.digest, name) or one.fetch(found, name)
@@ -94,6 +96,16 @@ class _Pull:
         self._platform = platform or Platform.host()
         self._exactly = platform is not None
         self._deadline = deadline
+        self._answer: Answer | None = None
+
+    def found(self, wanted: str, name: str | None) -> Descriptor:
+        """What the registry has under the tag or digest `wanted`. Its content comes along, and costs no
+        request more, where nothing of that name is here."""
+        client, repository = self._source.client, self._source.repository
+        if name is None or self._store.catalog.by_tag(name) is not None:
+            return client.resolve(repository, wanted)
+        self._answer = client.manifest(repository, wanted)
+        return self._answer.descriptor
 
     def known(self, digest: Digest, name: str | None) -> Made | None:
         """The image, where the store has all of it: it gets the name, and nothing else is asked."""
@@ -172,6 +184,8 @@ class _Pull:
         """A manifest or index and its media type; of those in the store only manifests are kept."""
         if found.media_type in media_types.MANIFESTS and (raw := self._stored(found.digest)) is not None:
             return raw, found.media_type
+        if self._answer is not None and self._answer.digest == found.digest:
+            return self._answer.raw, self._answer.media_type
         answer = self._source.client.manifest(self._source.repository, str(found.digest))
         return answer.raw, answer.media_type
 
