@@ -1,4 +1,4 @@
-"""The pipe that a layer goes through: its pieces are lent to it, and stay as they are until they were read."""
+"""The pipe that a layer goes through: its pieces are lent to it and stay as they are until read."""
 
 from __future__ import annotations
 
