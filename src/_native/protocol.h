@@ -92,10 +92,11 @@ enum pctr_op_code {
     PCTR_OP_WRITE = 2, /* s1 path, s2 data of `size` bytes, one write(2) */
     PCTR_OP_RMDIR = 3, /* s1 path; ENOENT is success */
     PCTR_OP_REMOVE_TREE =
-        4,               /* s1 parent directory, s2 name in it; n1: it is a container's, and may be
+        4, /* s1 parent directory, s2 name in it; n1: it is a container's, and may be
                                 another's when nothing was written to it */
-    PCTR_OP_SPARE = 27,  /* prepare only: such a one becomes s1 parent directory, s2 name in it */
-    PCTR_OP_COLLECT = 5, /* s1 path: its first PCTR_MAX_COLLECT bytes go into the record */
+    PCTR_OP_SPARE =
+        27, /* before the clone: such a one becomes s1 parent directory, s2 name in it */
+    PCTR_OP_COLLECT = 5,     /* s1 path: its first PCTR_MAX_COLLECT bytes go into the record */
     PCTR_OP_APPLY_LAYER = 6, /* arg fd of the tar stream, s1 directory, n1 bytes, n2 entries,
                                      s2 path of the notes or empty; `size` is PCTR_LAYER_* flags
                                      (layer.h), as the record's code is */

@@ -53,8 +53,11 @@ pctr_spares_take(const char *parent, const char *name)
     for (unsigned place = 0; place < PLACES; place++) {
         if (spares.places[place] == CLEAN) {
             name_of(place, spare);
-            spares.places[place] = EMPTY;
-            if (rename_new(at, spare, name) == 0) {
+            int error = rename_new(at, spare, name);
+            if (error == 0 || error == -ENOENT) {
+                spares.places[place] = EMPTY;
+            }
+            if (error != -ENOENT) {
                 return;
             }
         }

@@ -243,7 +243,7 @@ def container(
     data = template.data.copy()
     prepare, setup = Ops(data), Ops(data)
     if reuses(shape, root):
-        # First of all: it may run beside the child, which makes what it does not find.
+        # Where there is none, the child makes what is missing.
         prepare.spare(*os.path.split(root.unmade))
     if cgroup is not None:
         _make_cgroup(prepare, cgroup)
