@@ -122,8 +122,8 @@ def during_a_run(image: pc.Image, change: Callable[[Path], object]) -> None:
         mounted: list[Path] = []
 
         def there() -> bool:
-            mounted[:] = [path for path in directories() if (path / "work/work/incompat/volatile").is_dir()]
-            return len(mounted) == 1 and not leaks.SPARE.fullmatch(mounted[0].name)
+            mounted[:] = [path for path in directories() if not leaks.SPARE.fullmatch(path.name)]
+            return len(mounted) == 1 and (mounted[0] / "work/work").exists()
 
         until(there, "the container has its layer")
         change(mounted[0] / "upper")
