@@ -4,6 +4,7 @@ machine."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -21,9 +23,10 @@ import attrs
 import pytest
 
 from conftest import need
+from network_campaign import Trap
 from ordinary_user import PUBLIC, OrdinaryUser
 from pycontainer import CapabilityUnavailable, LaunchError
-from pycontainer.network import jobs, masquerade, netlink, usermode
+from pycontainer.network import jobs, masquerade, netlink, uplink, usermode
 from pycontainer.network.uplink import Uplink
 from pycontainer.supervisor import client, plan
 
@@ -564,3 +567,18 @@ def test_a_batch_that_is_refused_is_refused_as_a_whole() -> None:
                 client.default(), lambda ops: ops.netlink(bad, "rules", protocol=netlink.NETFILTER)
             )
         )
+
+
+def test_an_interrupted_close_can_be_repeated() -> None:
+    """At whatever line Ctrl-C comes: no descriptor is closed twice, which may be somebody else's by then."""
+
+    def strike(_: object) -> None:
+        raise KeyboardInterrupt
+
+    for point in range(20):
+        made = Uplink.__new__(Uplink)
+        made._lock, made._job = threading.Lock(), None
+        made._stderr, _other = uplink._pipe(os.O_CLOEXEC)
+        with contextlib.suppress(KeyboardInterrupt), Trap(point, strike):
+            made.close()
+        made.close()

@@ -118,6 +118,11 @@ class Held(Descriptor):
         # Closed by C: out of a `__del__`, Ctrl-C would be reported and ignored.
         self._cell = ffi.gc(ffi.new("int *", -1), lib.pctr_client_close)
 
+    def keep(self, fd: int) -> None:
+        """Takes over one that is open. Closing and forgetting it is one call into C: after Ctrl-C between the
+        two, somebody else's would be closed."""
+        self._cell[0] = fd
+
 
 def request(sock: int, message: bytes, fds: Sequence[int], channel: Descriptor | None) -> None:
     """Send one request; `channel` becomes the descriptor on which its records arrive."""

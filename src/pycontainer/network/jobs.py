@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -111,10 +110,3 @@ def namespace_of(job: Job, into: Namespace) -> None:
         ops.give(0, "/proc/self/ns/net")
 
     _given(supervisor, look, [], target=job.id, into=into)
-
-
-def close(descriptor: int) -> int:
-    """Closes one that may be -1; gives -1."""
-    if descriptor >= 0:
-        os.close(descriptor)
-    return -1

@@ -62,7 +62,7 @@ class Uplink:
         """
         self._lock = threading.Lock()
         self._job: Job | None = None
-        self._stderr = -1
+        self._stderr = _sys.Held()
         usermode.need_device()
         avoid = list(avoid)
         while True:
@@ -110,38 +110,34 @@ class Uplink:
         """Ends the helper; when it returns, that is gone and its link, too. Twice does no harm."""
         with self._lock:
             job, self._job = self._job, None
-            self._stderr = jobs.close(self._stderr)
+            self._stderr.close()
             if job is not None and not job.lost:
                 job.end()
                 with contextlib.suppress(SupervisorError):  # it has taken the helper along
                     job.wait()
 
-    def __del__(self) -> None:
-        # The exception may have come in the midst of `__init__`; the job ends with its object.
-        with contextlib.suppress(AttributeError):
-            self._stderr = jobs.close(self._stderr)
-
     def _start(self, supervisor: Supervisor, namespace: int) -> None:
         """Starts the helper and waits until it is ready."""
         ready, tell = _pipe(os.O_CLOEXEC)
-        words = -1
+        words = _sys.Held()
         try:
             # What it says meanwhile may fill a pipe that nobody reads: it shall not wait for that.
             self._stderr, words = _pipe(os.O_CLOEXEC | os.O_NONBLOCK)
             encoded = _plan(self.helper, self._tap)
             self._job = supervisor.start(
                 encoded,
-                fds=[namespace, tell, words],
+                fds=[namespace, tell.fd, words.fd],
                 flags=client.START["INIT"] | client.START["NEW_PIDNS"] | client.START["SERVES"],
             )
-            tell, words = jobs.close(tell), jobs.close(words)
-            self._await(self._job, ready, encoded)
+            tell.close()
+            words.close()
+            self._await(self._job, ready.fd, encoded)
         except BaseException:
             self.close()
             raise
         finally:
-            for descriptor in (ready, tell, words):
-                jobs.close(descriptor)
+            for end in (ready, tell, words):
+                end.close()
 
     def _await(self, job: Job, ready: int, encoded: bytes) -> None:
         deadline = time.monotonic() + _READY_SECONDS
@@ -165,7 +161,7 @@ class Uplink:
     def _said(self) -> str | None:
         """The end of what the helper wrote to its standard error."""
         with contextlib.suppress(BlockingIOError):
-            text = os.read(self._stderr, 65536).decode("utf-8", "replace")
+            text = os.read(self._stderr.fd, 65536).decode("utf-8", "replace")
             lines = [line.strip() for line in text.splitlines() if not _NO_SYSLOG.match(line)]
             shown = "; ".join(filter(None, lines))[-_MAX_WORDS:]
             return "".join(char if char.isprintable() else "?" for char in shown) or None
@@ -242,8 +238,11 @@ def _index(supervisor: Supervisor, namespace: int) -> int:
     return int(match[1])
 
 
-def _pipe(flags: int) -> tuple[int, int]:
+def _pipe(flags: int) -> tuple[_sys.Held, _sys.Held]:
+    ends = _sys.Held(), _sys.Held()
     try:
-        return os.pipe2(flags)
+        for end, descriptor in zip(ends, os.pipe2(flags), strict=True):
+            end.keep(descriptor)
     except OSError as error:
         raise LaunchError("creating a pipe", errno=error.errno) from error
+    return ends
