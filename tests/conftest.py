@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,12 @@ def need(available: bool, what: str, *, of_root: bool = False) -> None:
     if MUST_WORK and not (of_root and os.getuid() != 0):
         pytest.fail(f"this host must have {what} (PYCONTAINER_MUST_WORK=1)", pytrace=False)
     pytest.skip(f"this host lacks {what}")
+
+
+def pytest_collection_finish() -> None:
+    """The thousands of tests stay; who collects garbage (leaks.py) need not look at all of them each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

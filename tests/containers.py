@@ -33,6 +33,7 @@ def nothing_left(*, ignore: tuple[str, ...] = ()) -> Iterator[None]:
     before = _own_groups()
     with leaks.unchanged(ignore=("keys", "cgroups", *ignore)):
         yield
+        leaks.at_rest()
         until(lambda: _own_groups() == before, "the control groups are as before")
 
 

@@ -21,8 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from host_process import children, name
-from pycontainer import session
-from pycontainer._sys import READY_SECONDS
+from pycontainer import SupervisorError, session
 
 READY = "pycontainer-rdy"
 """What a container is called that has no program yet."""
@@ -52,6 +51,7 @@ def unchanged(
     at_rest()
     before = held(store)
     yield
+    at_rest()
     deadline = time.monotonic() + settle
     while (found := difference(before, held(store), ignore)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -59,14 +59,20 @@ def unchanged(
 
 
 def at_rest() -> None:
-    """Waits until nothing is there that this process's supervisor has set up in advance."""
+    """Removes what this process's supervisor has set up in advance, or is about to, and waits until it is
+    gone; the next run counts as the first of its kind."""
     here = session._current
-    if here is None or here.closed or here.advance._ready is None:
+    if here is None or here.closed:
         return
-    # It was asked for at the end of the last run, and the supervisor may not be there yet.
-    time.sleep(max(0.0, here.advance._idle_since + 1.2 * READY_SECONDS - time.monotonic()))
-    while READY in map(name, children(here.supervisor.pid)):
-        time.sleep(0.01)
+    with here.advance._lock:
+        ready, here.advance._last = here.advance._ready, None
+    if ready is None:
+        return
+    with contextlib.suppress(SupervisorError):
+        # Takes the place of what was asked for before, and is itself nothing that can be set up.
+        here.supervisor.make_ready(here.supervisor.reserve(), b"?", b"", flags=0)
+        while here.supervisor.has(ready.job) or READY in map(name, children(here.supervisor.pid)):
+            time.sleep(0.002)
 
 
 def difference(before: Held, after: Held, ignore: tuple[str, ...] = ()) -> list[str]:

@@ -67,9 +67,9 @@ def container(image: pc.Image) -> Iterator[pc.Container]:
         yield started
 
 
-def upper() -> str:
-    """The writable layer of the one container that there is."""
-    (found,) = Path(os.environ["PYCONTAINER_STORE"]).glob("containers/*/*/upper")
+def upper(container: pc.Container) -> str:
+    """The writable layer of the container; an unused one may lie beside it."""
+    (found,) = Path(os.environ["PYCONTAINER_STORE"]).glob(f"containers/*/{container.id}/upper")
     return str(found)
 
 
@@ -87,13 +87,14 @@ def names(data: bytes) -> list[str]:
 
 def test_an_untouched_container(container: pc.Container) -> None:
     """Mount points apart, there is nothing."""
-    assert not [name for name in names(b"".join(of_upper(upper()).chunks())) if name.startswith("data")]
+    found = names(b"".join(of_upper(upper(container)).chunks()))
+    assert not [name for name in found if name.startswith("data")]
 
 
 def test_the_layer_brings_the_changes(container: pc.Container, image: pc.Image, tmp_path: Path) -> None:
     sh(container, CHANGES)
     inside = sh(container, LOOK)
-    data = b"".join(of_upper(upper()).chunks())
+    data = b"".join(of_upper(upper(container)).chunks())
     found = {*names(data)}
     assert {"data/.wh.gone", "data/.wh.away", "data/.wh.renamed", "data/opaque/.wh..wh..opq"} <= found
     assert "data/.wh.made" not in found
@@ -121,7 +122,7 @@ def test_a_container_that_swaps_directories_for_links(container: pc.Container, t
         whole = 0
         for _ in range(100):
             try:
-                data = b"".join(of_upper(upper()).chunks())
+                data = b"".join(of_upper(upper(container)).chunks())
             except pc.ImageError:
                 continue
             whole += 1
@@ -133,4 +134,4 @@ def test_a_container_that_swaps_directories_for_links(container: pc.Container, t
 def test_what_looks_like_a_whiteout(container: pc.Container) -> None:
     sh(container, "touch /data/.wh.kept")
     with pytest.raises(pc.InvalidImage, match=r"upper/data/\.wh\.kept: in a layer"):
-        list(of_upper(upper()).chunks())
+        list(of_upper(upper(container)).chunks())

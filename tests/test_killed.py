@@ -47,6 +47,8 @@ def run(step, place, ref, point):
         signal.setitimer(signal.ITIMER_REAL, -point / 1000)
     with pc.Store(place + "/store") as store:
         STEPS[step](store, place, ref)
+    # What is said of it is not cut short.
+    signal.setitimer(signal.ITIMER_REAL, 0)
     return next(count)
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link", "sqlite3.connect",
