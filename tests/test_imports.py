@@ -17,6 +17,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "pycontainer"
 LAYERS: dict[str, int] = {
     "_version": 0,
     "errors": 0,
+    "in_time": 0,
     "completed": 0,
     "units": 0,
     "oci": 1,

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import attrs
 
+from pycontainer import in_time
 from pycontainer._native import ffi, lib
 
 PROGRAM = Path(__file__).with_name("_supervisor")
@@ -28,6 +29,8 @@ MAX_INLINE: int = lib.PCTR_MAX_INLINE
 READY_SECONDS: float = lib.PCTR_READY_NS / 1e9
 """How long the supervisor keeps what was set up in advance."""
 _SLICE_SECONDS = 0.05
+_LONGEST_SECONDS = 1e6
+"""More than that poll(2) cannot be told."""
 
 NOT_COLLECTED: int = lib.PCTR_NOT_COLLECTED
 RECORD_SIZE: int = ffi.sizeof("struct pctr_record")
@@ -70,21 +73,35 @@ def start_supervisor() -> tuple[int, bool]:
 
 
 def poll(poller: select.poll, deadline: float | None) -> list[tuple[int, int]]:
-    """poll(2) until something is ready, or until the `deadline` (time.monotonic) with an empty list.
+    """poll(2) until something is ready, or until the `deadline` (time.monotonic) with an empty list; as
+    long as there is time (`in_time`).
 
     In the main thread in slices: a signal that comes between the interpreter's last look and the
     system call is noticed at its end only, so Ctrl-C would have to be pressed twice.
     """
     main = threading.get_ident() == threading.main_thread().ident
+    end = in_time.ends()
     while True:
+        in_time.check()
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             return poller.poll(0)
         part = left
+        if end is not None:
+            until = max(0.0, min(end - time.monotonic(), _LONGEST_SECONDS))
+            part = until if left is None else min(left, until)
         if main:
-            part = _SLICE_SECONDS if left is None else min(left, _SLICE_SECONDS)
+            part = _SLICE_SECONDS if part is None else min(part, _SLICE_SECONDS)
         if found := poller.poll(None if part is None else math.ceil(part * 1000)):
             return found
+
+
+def await_input(fd: int) -> None:
+    """Where time is limited, waits for something to read, which can wait no longer then."""
+    if in_time.ends() is not None:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        poll(poller, None)
 
 
 class Descriptor:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
-from pycontainer import execution, inside, known, launch, option_values, runner
+from pycontainer import execution, in_time, inside, known, launch, option_values, runner
 from pycontainer.errors import (
     ContainerError,
     ContainerNotFound,
@@ -28,7 +28,7 @@ from pycontainer.logs.journal import Journal
 from pycontainer.network import jobs
 from pycontainer.options import Options
 from pycontainer.publishing import HostPort, Ports
-from pycontainer.units import parse_duration, parse_signal, refuse
+from pycontainer.units import check_timeout, parse_duration, parse_signal, refuse
 from pycontainer.wiring import Wiring
 from pycontainer.writable import WritableLayer, new_layer
 
@@ -272,7 +272,7 @@ class Container:
         exception's `result` holds what it has written and used so far, and no `returncode`.
         """
         began = time.monotonic()
-        timeout = runner.check_timeout(timeout)
+        timeout = check_timeout(timeout)
         deadline = None if timeout is None else began + timeout
         run = self._started("wait")
         while run.ended(deadline):
@@ -294,7 +294,7 @@ class Container:
         """
         from pycontainer.readiness.waiting import wait_until
 
-        wait_until(self, strategy, runner.check_timeout(timeout))
+        wait_until(self, strategy, check_timeout(timeout))
 
     def kill(self, signal: int | str = "KILL") -> None:
         """Send the program a signal (a name or number); KILL ends everything in the container. After KILL and
@@ -490,7 +490,7 @@ class Container:
         everything that it started. Raises `InvalidState` unless the container runs.
         """
         began = time.monotonic()
-        timeout = runner.check_timeout(timeout)
+        timeout = check_timeout(timeout)
         stdout, stderr = runner.capture(capture_output, stdout, stderr)
         how = Text.of(text, encoding, errors)
         data = how.encode(input)
@@ -564,7 +564,7 @@ class Container:
 
         wanted = connecting.parse_target(target)
         own = [one for found in self.addresses.values() for one in found]
-        return connecting.connect(self._serving, wanted, runner.check_timeout(timeout), own)
+        return connecting.connect(self._serving, wanted, check_timeout(timeout), own)
 
     def listen(self, port: int) -> socket.socket:
         """A socket that listens for TCP connections at all addresses of the running container, so that what
@@ -612,6 +612,7 @@ class Container:
         dst: str | os.PathLike[str] | ContainerPath,
         *,
         user: str | int | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Copy a file or tree of this host's into the container, in every state, as `docker cp` does (the
         rules on names are in `pycontainer.files.copy`).
@@ -619,14 +620,22 @@ class Container:
         Copies belong to the container's root, or to `user` ("uid[:gid]", or names of the container's);
         modes and times are kept, set-id bits only where the owner is the same, links stay links, and
         names of one file one file. Sockets and devices are left out, and named by a `ContainerError`
-        in the end. No file is there half; of a copy that failed, what was copied before stays. Raises
-        `ContainerError` that names the file, with the OSError as its cause, and `InvalidState`.
+        in the end. No file is there half; of a copy that failed, or that Ctrl-C or `timeout`
+        (seconds) broke off, what was copied before stays. Raises `ContainerError` that names the file, with
+        the OSError as its cause, `InvalidState` and `Timeout`.
         """
         from pycontainer.files.copy import copy_in
 
-        copy_in(self, src, dst, user=user)
+        with in_time.limited(timeout, "copy_in", src, dst):
+            copy_in(self, src, dst, user=user)
 
-    def copy_out(self, src: str | os.PathLike[str] | ContainerPath, dst: str | os.PathLike[str]) -> None:
+    def copy_out(
+        self,
+        src: str | os.PathLike[str] | ContainerPath,
+        dst: str | os.PathLike[str],
+        *,
+        timeout: float | None = None,
+    ) -> None:
         """Copy a file or tree of the container's to this host, as `copy_in` does.
 
         Copies belong to this process's user, without set-id bits. Nothing outside `dst` is written to,
@@ -634,7 +643,8 @@ class Container:
         """
         from pycontainer.files.copy import copy_out
 
-        copy_out(self, src, dst)
+        with in_time.limited(timeout, "copy_out", src, dst):
+            copy_out(self, src, dst)
 
     # What becomes of its files.
 
@@ -645,7 +655,7 @@ class Container:
         the container's options, and the container is as it was afterwards. `timeout` (seconds) is for
         commands. Raises `ExitError` for one that fails, with what it wrote, `LaunchError` and `Timeout`.
         """
-        timeout = runner.check_timeout(timeout)
+        timeout = check_timeout(timeout)
         if callable(fn_or_args):
             fn_or_args(self)
             return self
@@ -658,29 +668,31 @@ class Container:
             self.exec(fn_or_args, capture_output=True, check=True, timeout=timeout)
         return self
 
-    def diff(self) -> builtins.list[Change]:
+    def diff(self, *, timeout: float | None = None) -> builtins.list[Change]:
         """What was added, modified and deleted in its files since it was made, sorted by path: against its
         image's, or its template's. What is mounted in it is not looked at.
 
-        Raises `InvalidState` for one that was removed, and `ImageError` for what cannot be read.
+        Raises `InvalidState` for one that was removed, `ImageError` for what cannot be read, and `Timeout`
+        after `timeout` seconds.
         """
         from pycontainer import changes
 
-        with self._changing:
+        with in_time.limited(timeout, "diff", self._called()), in_time.locked(self._changing):
             self._check_process()
             self._check_there("diff")
             return [*changes.of_layer(self._layer).changes]
 
-    def export(self, path: str | os.PathLike[str]) -> None:
+    def export(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> None:
         """Write its files as one flat tar archive, as `Image.export` does: the image's with its changes,
         without what is mounted in it. A container that runs is read as it is; pause it to have all files
         of one moment.
 
-        Raises `ImageError` where the archive cannot be written, and on the host image, and `NoSpace`.
+        Raises `ImageError` where the archive cannot be written, and on the host image, `NoSpace`, and
+        `Timeout` after `timeout` seconds; what was at `path` before is there then.
         """
         from pycontainer import committing
 
-        with self._changing:
+        with in_time.limited(timeout, "export", path), in_time.locked(self._changing):
             committing.export(self._layer, self._for_reading("export"), os.fspath(path))
 
     def commit(
@@ -690,6 +702,7 @@ class Container:
         author: str | None = None,
         message: str | None = None,
         pause: bool = True,
+        timeout: float | None = None,
         **config: Any,
     ) -> Image:
         """Make an image of its files, and name it `ref`: its image's layers and one of what it changed,
@@ -698,11 +711,12 @@ class Container:
 
         A container that runs is paused meanwhile, unless `pause` is False or it has no control group. With
         SOURCE_DATE_EPOCH set, the same changes always give the same layer. Raises `ImageError` on the
-        host image, `InvalidOption`, `InvalidReference`, `InvalidState`, `NoSpace` and `StoreError`.
+        host image, `InvalidOption`, `InvalidReference`, `InvalidState`, `NoSpace`, `StoreError`, and
+        `Timeout` after `timeout` seconds: then there is no new image, and the container goes on.
         """
         from pycontainer import committing
 
-        with self._changing:
+        with in_time.limited(timeout, "commit", self._called()), in_time.locked(self._changing):
             run = self._for_reading("commit")
             command = committing.created_by(self.image, self.args, self.options)
             with committing.standing_still(run if pause and not self._paused else None):
@@ -906,7 +920,7 @@ class Container:
 
     def _served(self) -> Served:
         """What serves its files (and sockets, while it runs), as it is now."""
-        with self._changing:
+        with in_time.locked(self._changing):
             self._check_process()
             self._check_layer("files")
             run = self._run if self._run is not None and self._running() else None
@@ -946,7 +960,10 @@ class Container:
             raise InvalidState(f"{self._shown()} belongs to process {self._owner_pid}, which forked this one")
 
     def _shown(self) -> str:
-        return f"container {self.id[:12] if self.name is None else self.name}"
+        return f"container {self._called()}"
+
+    def _called(self) -> str:
+        return self.id[:12] if self.name is None else self.name
 
     def _not_in(self, verb: str, state: str) -> InvalidState:
         actual = "removed" if self._removed else self.status

@@ -210,8 +210,8 @@ class OutOfMemory(ExitError):
 
 
 class Timeout(PycontainerError, subprocess.TimeoutExpired):
-    """Time ran out. What the call itself had started is dead (`run`, `exec`, `prepare`, a pull); what it only
-    waited for goes on as it was (`wait`, `communicate`).
+    """Time ran out. What the call itself had started is dead (`run`, `exec`, `prepare`, a pull, a
+    commit, a copy); what it only waited for goes on as it was (`wait`, `communicate`).
 
     `result` holds what was captured until then; its `returncode` is None where the program goes on.
     """

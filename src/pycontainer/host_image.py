@@ -55,10 +55,16 @@ class HostImage(Image):
     def push(self, ref: str | None = None, **_: Any) -> Descriptor:
         raise ImageError("the host image cannot be pushed: it is in no store; see Image.from_directory")
 
-    def save(self, path: str | os.PathLike[str], format: str = "oci-archive") -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        format: str = "oci-archive",
+        *,
+        timeout: float | None = None,
+    ) -> None:
         raise ImageError("the host image cannot be saved: it is in no store; see Image.from_directory")
 
-    def export(self, path: str | os.PathLike[str]) -> None:
+    def export(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> None:
         raise ImageError("the host image cannot be exported: it is this machine's root, at /")
 
     def mount(self) -> AbstractContextManager[Path]:

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from pycontainer import in_time
 from pycontainer.blobs.locks import Lock
 from pycontainer.errors import (
     ImageError,
@@ -94,6 +95,7 @@ class Image:
         *,
         config: ConfigLike | None = None,
         tag: str | None = None,
+        timeout: float | None = None,
         store: Store | None = None,
     ) -> Image:
         """An image of the files below `path`; the same tree always gives the same image.
@@ -101,13 +103,14 @@ class Image:
         The caller's own user and group become root; other owners keep their numbers. Times are
         those of the files, at most SOURCE_DATE_EPOCH. Sockets are left out. Raises ImageError
         naming a file that cannot be read or changed meanwhile, InvalidOption for `config`,
-        InvalidReference for `tag`, and StoreError.
+        InvalidReference for `tag`, StoreError, and Timeout after `timeout` seconds.
         """
         from pycontainer.store import assemble
 
         name, wanted = complete_name(tag), _config(config)
         store = store or Store.default()
-        made = assemble.from_directory(store, os.fspath(path), wanted, name)
+        with in_time.limited(timeout, "from_directory", path):
+            made = assemble.from_directory(store, os.fspath(path), wanted, name)
         return cls(store, made.entry, made)
 
     @classmethod
@@ -117,12 +120,15 @@ class Image:
         *,
         config: ConfigLike | None = None,
         tag: str | None = None,
+        timeout: float | None = None,
         store: Store | None = None,
     ) -> Image:
         """An image of the files in a tar archive, plain or compressed with gzip, zstd, xz or bzip2.
 
         A file object is read to its end and stays open. Raises InvalidImage and UnsafeLayer for a
-        bad archive, ImageError where it cannot be read, and otherwise as `from_directory`.
+        bad archive, ImageError where it cannot be read, and otherwise as `from_directory`. Pipes and
+        sockets that `open`, `Popen` or `makefile` made are waited for until `timeout` at most; what
+        another object's `read` waits for nobody can break off, so there time is up when it returns.
         """
         from pycontainer.store import assemble
 
@@ -130,15 +136,17 @@ class Image:
         store = store or Store.default()
         if not isinstance(path_or_file, (str, bytes, os.PathLike)):
             shown = str(getattr(path_or_file, "name", "the archive"))
-            made = assemble.from_tar(store, path_or_file, shown, wanted, name)
+            with in_time.limited(timeout, "from_tar", shown):
+                made = assemble.from_tar(store, path_or_file, shown, wanted, name)
             return cls(store, made.entry, made)
         path = os.fspath(path_or_file)
-        try:
-            file = open(path, "rb", buffering=0)  # noqa: SIM115 - errors of what follows are not ours
-        except OSError as error:
-            raise ImageError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
-        with file:
-            made = assemble.from_tar(store, file, path, wanted, name)
+        with in_time.limited(timeout, "from_tar", path):
+            try:
+                file = open(path, "rb", buffering=0, opener=in_time.opener)  # noqa: SIM115 - errors of what follows are not ours
+            except OSError as error:
+                raise ImageError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
+            with file:
+                made = assemble.from_tar(store, file, path, wanted, name)
         return cls(store, made.entry, made)
 
     @classmethod
@@ -191,17 +199,22 @@ class Image:
         return self
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, store: Store | None = None) -> builtins.list[Image]:
+    def load(
+        cls, path: str | os.PathLike[str], *, timeout: float | None = None, store: Store | None = None
+    ) -> builtins.list[Image]:
         """The images in a docker-archive, oci-archive or OCI layout directory, compressed or not, with
         the names that they have there, in its order.
 
         Raises InvalidImage and UnsafeLayer for a bad archive, ImageError where it cannot be read,
-        UnsupportedPlatform, and StoreError. An image is there as a whole or not at all.
+        UnsupportedPlatform, StoreError, and Timeout after `timeout` seconds. An image is there as a whole
+        or not at all.
         """
         from pycontainer.archive.load import load
 
         store = store or Store.default()
-        return [cls(store, made.entry, made) for made in load(store, os.fspath(path))]
+        with in_time.limited(timeout, "load", path):
+            loaded = load(store, os.fspath(path))
+        return [cls(store, made.entry, made) for made in loaded]
 
     @classmethod
     def get(cls, ref: str, *, store: Store | None = None) -> Image:
@@ -383,29 +396,34 @@ class Image:
         self,
         path: str | os.PathLike[str],
         format: Literal["oci-archive", "docker-archive", "oci"] = "oci-archive",
+        *,
+        timeout: float | None = None,
     ) -> None:
         """Writes the image with its names to a file, or with `format="oci"` to an OCI layout directory
         (a new one, or one to which it is added). The same image gives the same bytes.
 
         Raises InvalidOption, ImageError where it cannot be written, ImageNotFound where the image was
-        removed, NoSpace and StoreCorrupt; an existing file is replaced when the new one is complete.
+        removed, NoSpace, StoreCorrupt, and Timeout after `timeout` seconds; an existing file is replaced
+        when the new one is complete.
         """
         from pycontainer.archive.save import save
 
-        names = self._store.catalog.tags(self._entry.manifest.digest)
-        with self._told_if_removed():
+        with in_time.limited(timeout, "save", path), self._told_if_removed():
+            names = self._store.catalog.tags(self._entry.manifest.digest)
             save(self._store, self._manifest, self.config, names, os.fspath(path), format)
 
-    def export(self, path: str | os.PathLike[str]) -> None:
+    def export(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> None:
         """Writes the files that a container would see as one flat tar archive, without the config.
 
-        Raises ImageError where it cannot be written, NoSpace, and what unpacking raises.
+        Raises ImageError where it cannot be written, NoSpace, what unpacking raises, and Timeout after
+        `timeout` seconds; what was at `path` before is there then.
         """
         from pycontainer.archive.export import export
 
-        root = self.rootfs()
-        assert isinstance(root, LayeredRoot)
-        export(root, os.fspath(path))
+        with in_time.limited(timeout, "export", path):
+            root = self.rootfs()
+            assert isinstance(root, LayeredRoot)
+            export(root, os.fspath(path))
 
     def mount(self) -> AbstractContextManager[Path]:
         """Shows the files that a container would see below a directory, read-only, as long as the
@@ -442,7 +460,7 @@ class Image:
         # Read without the lock: every start comes through here.
         found = self._rootfs
         if found is None:
-            with self._lock:
+            with in_time.locked(self._lock):
                 found = self._rootfs = self._rootfs or self._unpack()
         return found
 

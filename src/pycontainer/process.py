@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
-from pycontainer import _sys, execution, runner
+from pycontainer import _sys, execution
 from pycontainer.errors import InvalidOption, InvalidState, Timeout
 from pycontainer.output import Taking, set_size
 from pycontainer.streams import Pump, Streams
-from pycontainer.units import parse_signal
+from pycontainer.units import check_timeout, parse_signal
 from pycontainer.waiting import Watch
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Process:
         """Wait for the end and give the exit status. When `timeout` (seconds) runs out, `Timeout` is
         raised and the program goes on."""
         began = time.monotonic()
-        timeout = runner.check_timeout(timeout)
+        timeout = check_timeout(timeout)
         if not self._watch.ended(None if timeout is None else began + timeout):
             assert timeout is not None
             raise Timeout(self._so_far(), timeout)
@@ -103,7 +103,7 @@ class Process:
         InvalidOption then. From the first call on the files belong to it, and are closed.
         """
         began = time.monotonic()
-        timeout = runner.check_timeout(timeout)
+        timeout = check_timeout(timeout)
         deadline = None if timeout is None else began + timeout
         data = self._text.encode(input)
         if data and self._communicating:

@@ -15,7 +15,7 @@ from pycontainer.execution import Text
 from pycontainer.options import Options
 from pycontainer.store import HostRoot
 from pycontainer.streams import PIPE
-from pycontainer.units import refuse
+from pycontainer.units import check_timeout, refuse
 from pycontainer.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -73,17 +73,6 @@ def _refuse_lasting(options: Options) -> None:
         # Without a healthcheck (False) is how it runs.
         if value not in (default, False):
             raise refuse(name, value, f"is not for run(): {_LASTING[name]}")
-
-
-def check_timeout(timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout != timeout:
-        raise InvalidOption(f"timeout={timeout!r}: must be a number of seconds")
-    try:
-        return float(timeout)
-    except OverflowError as error:
-        raise refuse("timeout", timeout, "is too large") from error
 
 
 def capture(capture_output: bool, stdout: Any, stderr: Any) -> tuple[Any, Any]:

@@ -89,6 +89,18 @@ def parse_duration(value: float | str | datetime.timedelta, *, option: str = "du
     return seconds
 
 
+def check_timeout(timeout: float | None) -> float | None:
+    """Seconds, of which a negative number is over at once, as for subprocess. Raises InvalidOption."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout != timeout:
+        raise InvalidOption(f"timeout={timeout!r}: must be a number of seconds")
+    try:
+        return float(timeout)
+    except OverflowError as error:
+        raise refuse("timeout", timeout, "is too large") from error
+
+
 def _duration_of_text(value: str, option: str) -> float:
     text = value.strip()
     if _PLAIN_NUMBER.fullmatch(text):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
+from pycontainer import in_time
 from pycontainer.blobs.blobs import CHUNK
 from pycontainer.errors import ImageError, InvalidImage
 from pycontainer.oci._document import MAX_DOCUMENT, shorten
@@ -116,6 +117,7 @@ class Files(abc.ABC):
         """Exactly `size` bytes of an open file. Raises ImageError, InvalidImage where it ends early."""
         end = offset + size
         while offset < end:
+            in_time.check()
             try:
                 chunk = os.pread(fd, min(CHUNK, end - offset), offset)
             except OSError as error:

@@ -19,6 +19,7 @@ from pycontainer.archive.names import CONTAINERD_NAME, annotated_name
 from pycontainer.archive.oci_layout import INDEX, MARKER, check_marker
 from pycontainer.blobs.blobs import Blobs
 from pycontainer.blobs.layout import REF_NAME
+from pycontainer.blobs.locks import flock
 from pycontainer.errors import ImageError
 from pycontainer.oci import _document as d
 from pycontainer.oci.descriptor import Descriptor
@@ -180,7 +181,7 @@ def _locked(path: str) -> Iterator[bool]:
             except FileNotFoundError:
                 continue
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            flock(fd, fcntl.LOCK_EX)
             # Whoever made the directory may have failed, and removed it, while we waited.
             if _is_still(path, fd):
                 yield made

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pycontainer import _sys, in_time
 from pycontainer.archive.files import Directory, Files, unreadable
 from pycontainer.archive.tar_reader import TarFiles
 from pycontainer.blobs.blobs import CHUNK
@@ -25,7 +26,7 @@ def opened(store: Store, path: str) -> Iterator[Files]:
     NoSpace and StoreError.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        fd = in_time.opener(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as error:
         raise unreadable(path, error if isinstance(error, OSError) else OSError(22, "")) from error
     try:
@@ -62,6 +63,7 @@ def _stage(store: Store, staged: StagedFile, chunks: Iterator[bytes], path: str,
 def _chunks(fd: int, path: str) -> Iterator[bytes]:
     while True:
         try:
+            _sys.await_input(fd)
             chunk = os.read(fd, CHUNK)
         except OSError as error:
             raise unreadable(path, error) from error

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
+from pycontainer import in_time
 from pycontainer.blobs.failures import store_errors, translate
 from pycontainer.blobs.locks import Lock, wait_for
 from pycontainer.blobs.staging import StagedFile
@@ -133,6 +134,7 @@ class Blobs:
                 expected = os.fstat(fd).st_size if size is None else size
             # At most what was promised is read, so that a file that grows cannot keep us here.
             while seen <= expected:
+                in_time.check()
                 with store_errors("reading", path):
                     chunk = os.read(fd, CHUNK)
                 if not chunk:

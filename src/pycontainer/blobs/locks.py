@@ -14,6 +14,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from pycontainer import in_time
+
 _LONGEST_SLEEP = 0.04  # seconds between two tries
 
 # Exclusive locks belong to the process that took them. A child made by os.fork() shares their open
@@ -76,7 +78,8 @@ class Lock:
 def lock_file(path: str, *, shared: bool = False, wait: bool = True) -> Lock | None:
     """Locks the file `path`, made where missing; None when it is held elsewhere and `wait` is false.
 
-    Waits without limit otherwise: whoever holds it is alive, and Ctrl-C interrupts the wait.
+    Waits otherwise, as long as there is time (`in_time`): whoever holds it is alive, and Ctrl-C interrupts
+    the wait.
     The file may be deleted by whoever holds its lock; the name then stands for a new file.
     Raises OSError.
     """
@@ -109,12 +112,27 @@ def share(path: str) -> Lock | None:
         return None
 
 
+def flock(fd: int, operation: int, *, wait: bool = True) -> None:
+    """flock(2); waits as long as there is time (`in_time`). Raises OSError, BlockingIOError where it does not
+    `wait`."""
+    if not wait:
+        return fcntl.flock(fd, operation | fcntl.LOCK_NB)
+    if in_time.ends() is None:
+        return fcntl.flock(fd, operation)
+    seconds = 0.001
+    while True:
+        with suppress(BlockingIOError):
+            return fcntl.flock(fd, operation | fcntl.LOCK_NB)
+        in_time.sleep(seconds)
+        seconds = min(2 * seconds, _LONGEST_SLEEP)
+
+
 def _lock(path: str, flags: int, shared: bool, wait: bool) -> Lock | None:
-    operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, operation)
+            flock(fd, operation, wait=wait)
             if _still_named(fd, path):
                 return Lock(fd, path, shared=shared)
         except BlockingIOError:

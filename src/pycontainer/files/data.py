@@ -6,6 +6,8 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 
+from pycontainer import in_time
+
 _PIECE = 4 * 2**20
 _BUFFER = 2**20
 _UNSIZED = 64 * 2**20
@@ -37,6 +39,7 @@ class Mover:
 
     def _range(self, source: int, target: int, start: int, end: int) -> None:
         while start < end:
+            in_time.check()
             try:
                 moved = self._ways[0](source, target, start, min(end - start, _PIECE))
             except OSError as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
+from pycontainer import in_time
 from pycontainer.errors import ContainerError, LaunchError
 from pycontainer.files.data import Mover
 from pycontainer.files.sides import Looks, Side
@@ -141,6 +142,7 @@ class Copying:
     def _settle(self, source_at: int, name: str, spot: _Spot) -> bool:
         """Copies one name, unless it is a directory: then it says so, and nothing more."""
         for attempt in range(_TRIES):
+            in_time.check()
             try:
                 with _reading():
                     status = self._source.status(source_at, name)

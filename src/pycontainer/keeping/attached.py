@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
-from pycontainer import known, runner
+from pycontainer import in_time, known
 from pycontainer.container import Container, Status, healthcheck_of
 from pycontainer.errors import (
     ContainerNotFound,
@@ -38,7 +38,7 @@ from pycontainer.publishing import HostPort, Ports
 from pycontainer.store import HostRoot, LayeredRoot, Store
 from pycontainer.store.persistent import Persistent, discard
 from pycontainer.supervisor import files
-from pycontainer.units import parse_duration, parse_signal
+from pycontainer.units import check_timeout, parse_duration, parse_signal
 
 if TYPE_CHECKING:
     from pycontainer.attaching import Attachment
@@ -223,7 +223,7 @@ class Attached(Container):
 
     def wait(self, timeout: float | None = None) -> Completed:
         """As `Container.wait`; waiting that is broken off leaves the container alone."""
-        timeout = runner.check_timeout(timeout)
+        timeout = check_timeout(timeout)
         deadline = control.deadline_in(timeout)
         try:
             try:
@@ -304,10 +304,10 @@ class Attached(Container):
         """As `Container.wait_until`; functions and TLS contexts cannot be asked in another process, so a
         strategy with one is an InvalidOption."""
         data = plain.of_value(strategy, "strategy")
-        self._peer.of_running("wait_until", strategy=data, timeout=runner.check_timeout(timeout))
+        self._peer.of_running("wait_until", strategy=data, timeout=check_timeout(timeout))
 
     def prepare(self, fn_or_args: Preparing, *, timeout: float | None = None) -> Container:
-        timeout = runner.check_timeout(timeout)
+        timeout = check_timeout(timeout)
         if callable(fn_or_args):
             fn_or_args(self)
         else:
@@ -324,12 +324,13 @@ class Attached(Container):
             raise self._peer.not_now("forward", gone.record) from None
         return HostPort(answer["host"], answer["port"])
 
-    def diff(self) -> builtins.list[Change]:
-        document, _ = self._peer.ask("diff", revive=True)
+    def diff(self, *, timeout: float | None = None) -> builtins.list[Change]:
+        document, _ = self._peer.ask("diff", revive=True, timeout=check_timeout(timeout))
         return [*plain.to_value(document["changes"])]
 
-    def export(self, path: str | os.PathLike[str]) -> None:
-        self._peer.ask("export", revive=True, path=os.path.abspath(path))
+    def export(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> None:
+        timeout = check_timeout(timeout)
+        self._peer.ask("export", revive=True, path=os.path.abspath(path), timeout=timeout)
 
     def commit(
         self,
@@ -338,11 +339,12 @@ class Attached(Container):
         author: str | None = None,
         message: str | None = None,
         pause: bool = True,
+        timeout: float | None = None,
         **config: Any,
     ) -> Image:
         data = plain.of_value(config, "config")
         how = {"ref": ref, "author": author, "message": message, "pause": pause, "config": data}
-        document, _ = self._peer.ask("commit", revive=True, **how)
+        document, _ = self._peer.ask("commit", revive=True, timeout=check_timeout(timeout), **how)
         image = to_image(self._store, document["image"])
         image.rootfs()  # from here on it is kept here
         return image
@@ -401,7 +403,7 @@ class Attached(Container):
         return begun
 
     def _served(self) -> Served:
-        with self._changing:
+        with in_time.locked(self._changing):
             if self._files is None or self._files.ended:
                 self._files = self._proxied(running=False)
             return self._files
@@ -414,7 +416,7 @@ class Attached(Container):
 
     def _proxied(self, *, running: bool) -> Proxied:
         try:
-            _, fds = self._peer.ask("files", revive=not running, running=running)
+            _, fds = self._peer.ask("files", revive=not running, running=running, timeout=in_time.left())
         except NoKeeper as gone:
             raise self._peer.not_now("connect", gone.record) from None
         # Of this object it knows nothing: that ends with the last reference to it.

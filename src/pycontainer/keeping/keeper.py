@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pycontainer import _sys, session
+from pycontainer import _sys, in_time, session
 from pycontainer.blobs.locks import Lock
 from pycontainer.completed import Completed
 from pycontainer.errors import InvalidState, LaunchError, PycontainerError
@@ -352,10 +352,10 @@ class Keeper:
         return {}, []
 
     def _diff(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
-        return {"changes": plain.of_value(self.container.diff())}, []
+        return {"changes": plain.of_value(self.container.diff(timeout=request["timeout"]))}, []
 
     def _export(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
-        self.container.export(request["path"])
+        self.container.export(request["path"], timeout=request["timeout"])
         return {}, []
 
     def _commit(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
@@ -364,6 +364,7 @@ class Keeper:
             author=request["author"],
             message=request["message"],
             pause=request["pause"],
+            timeout=request["timeout"],
             **plain.to_value(request["config"]),
         )
         # Until the other end has opened it, nobody else keeps one without a name.
@@ -416,7 +417,8 @@ class Keeper:
 
     def _files(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
         served = self.container.serving if request["running"] else self.container.served
-        served()  # says at once why it cannot be
+        with in_time.limited(request["timeout"], "files"):
+            served()  # says at once why it cannot be
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         threading.Thread(target=relay, args=(ours, served), daemon=True).start()
         return {}, [theirs.detach()]

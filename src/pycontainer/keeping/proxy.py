@@ -29,7 +29,7 @@ def relay(connection: socket.socket, served: Callable[[], Served]) -> None:
             if not message:
                 return
             try:
-                answer, fd = served().forward(message, fds)
+                answer, fd = served().forward(message, fds, connection.fileno())
             finally:
                 for given in fds:
                     os.close(given)
@@ -73,6 +73,9 @@ class Proxied(Served):
     def forget(self) -> None:
         """In a forked child: the parent's lock may be held for ever."""
         self._lock = threading.Lock()
+        self._socket.close()
+
+    def _give_up(self) -> None:
         self._socket.close()
 
     def _ended(self) -> LaunchError:

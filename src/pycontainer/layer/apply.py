@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from pycontainer import _sys
+from pycontainer import _sys, in_time
 from pycontainer.blobs.failures import translate
 from pycontainer.errors import NoSpace, UnsafeLayer
 from pycontainer.layer.hashing import Hashing
@@ -47,6 +47,7 @@ def measure(
     size = 0
     with Hashing(algorithm) as hashing:
         for chunk in chunks:
+            in_time.check()
             size += len(chunk)
             if size > limits.max_stream:
                 kind = NoSpace if limits.scarce else UnsafeLayer
@@ -136,7 +137,12 @@ class _Feeder:
     def finish(self) -> Measured:
         """Closes the pipe, waits for the stream's end (an archive may end before it) and says what it was."""
         _close(self.reader)
-        self._thread.join()
+        try:
+            in_time.join(self._thread)
+        except BaseException:
+            self._stopped = True
+            self._thread.join()
+            raise
         if self.failure is not None:
             raise self.failure
         assert self._measured is not None

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import attrs
 
-from pycontainer import _sys
+from pycontainer import _sys, in_time
 from pycontainer.blobs.failures import translate
 from pycontainer.errors import ImageError
 from pycontainer.supervisor import client, files, plan
@@ -150,7 +150,7 @@ class Piped:
             assert record is not None
             files.check_tar(record, self._name)
         finally:
-            self._job.abandon()
+            self._job.stop()
             os.close(self._reader)
 
 
@@ -182,6 +182,7 @@ def _pieces(reader: int, job: client.Job) -> Iterator[bytes]:
     poll.register(reader, select.POLLIN)
     poll.register(job.channel, select.POLLIN)
     while True:
+        in_time.check()
         try:
             piece = os.read(reader, _CHUNK)
         except BlockingIOError:

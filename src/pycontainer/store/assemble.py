@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO
 
 import attrs
 
+from pycontainer import _sys, in_time
 from pycontainer.blobs.blobs import CHUNK, BlobWriter
 from pycontainer.blobs.locks import Lock
 from pycontainer.errors import ImageError, ImageNotFound, InvalidImage
@@ -220,10 +223,23 @@ def _copied(chunks: Iterator[bytes], blob: BlobWriter) -> Iterator[bytes]:
         yield chunk
 
 
+def _read(file: IO[bytes]) -> bytes:
+    """A piece of the file; in time, where it is of a kind that waits for its descriptor alone."""
+    if in_time.ends() is None:
+        return file.read(CHUNK)
+    raw = file.raw if type(file) is io.BufferedReader else file
+    if not isinstance(raw, (io.FileIO, socket.SocketIO)):
+        return file.read(CHUNK)
+    # What lies in its buffer can wait, too: it is no use without the end of the file.
+    _sys.await_input(raw.fileno())
+    return file.read1(CHUNK) if isinstance(file, io.BufferedReader) else file.read(CHUNK)
+
+
 def _chunks(file: IO[bytes], name: str) -> Iterator[bytes]:
     while True:
+        in_time.check()
         try:
-            chunk = file.read(CHUNK)
+            chunk = _read(file)
         except OSError as error:
             raise ImageError(f"{name}: cannot be read: {os.strerror(error.errno or 0)}") from error
         if not isinstance(chunk, (bytes, bytearray)):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pycontainer import in_time
 from pycontainer.blobs.failures import store_errors
 from pycontainer.blobs.layout import Layout
 from pycontainer.blobs.locks import Lock, lock_file
@@ -116,13 +117,14 @@ class Store:
                     self._catalog = Catalog(os.path.join(self.path, "catalog.db"), self.layout)
         return self._catalog
 
-    def check(self) -> list[Problem]:
+    def check(self, *, timeout: float | None = None) -> list[Problem]:
         """Verifies all content and every reference; empty when all is well.
 
         Each layer is unpacked once more, and what containers see of it compared with that: it takes as long
-        as loading all images did, and the space of the largest layer. Raises StoreError and LaunchError.
+        as loading all images did, and the space of the largest layer. Raises StoreError and LaunchError, and
+        Timeout, for which all has ended, after `timeout` seconds.
         """
-        with self.writing():
+        with in_time.limited(timeout, "check", self.path), self.writing():
             return list(check(self))
 
     def prune(self, *, timeout: float = 60.0) -> int:

@@ -190,6 +190,14 @@ class Job:
             with suppress(SupervisorError):
                 self.supervisor.signal(self.id, _SIGKILL)
 
+    def stop(self) -> None:
+        """Kill it, unless it has ended, and wait until it is gone: what it worked on is left alone then."""
+        if self.final is None and self.channel >= 0 and self._pid == os.getpid():
+            self.end()
+            with suppress(SupervisorError):
+                self.wait()
+        self.abandon()
+
     def _lost(self) -> SupervisorError:
         self.lost = True
         self.supervisor.died()
@@ -294,8 +302,14 @@ class Supervisor:
         self.send(message + plan + cleanup, fds)
 
     def work(self, plan: bytes, fds: Sequence[int] = ()) -> Record:
-        """Run a plan's set-up operations in a child and wait for it; gives the final record."""
-        record = self.start(plan, fds=fds, flags=START["WORK"]).wait()
+        """Run a plan's set-up operations in a child and wait for it; gives the final record. A wait that is
+        broken off ends the child."""
+        job = self.start(plan, fds=fds, flags=START["WORK"])
+        try:
+            record = job.wait()
+        except BaseException:
+            job.stop()
+            raise
         assert record is not None
         return record
 

@@ -13,14 +13,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import attrs
 
-from pycontainer import _sys
+from pycontainer import _sys, in_time
 from pycontainer.errors import LaunchError, SupervisorError
 from pycontainer.supervisor import client, failure, plan
 
@@ -36,6 +38,7 @@ _KEEP = 0xFFFFFFFF
 _MAX_REPLY = 8192
 _PATH_MAX = 4096
 _PATIENCE_SECONDS = 1.0
+_MOMENT_SECONDS = 0.1
 
 if (_REQUEST.size, _REPLY.size) != (_sys.FILE_REQUEST_SIZE, _sys.FILE_REPLY_SIZE):
     raise ImportError("the compiled module was built from another protocol.h: build it again")
@@ -227,23 +230,25 @@ class Served:
             raise OSError(reply.error, os.strerror(reply.error), shown, None, other or None)
         return reply
 
-    def forward(self, message: bytes, fds: Sequence[int]) -> tuple[bytes, int]:
+    def forward(self, message: bytes, fds: Sequence[int], asker: int) -> tuple[bytes, int]:
         """Answers what another process's `Served` asks; gives the answer in that one's form, and its
-        descriptor, which is the caller's, or -1. Raises OSError for what is no question."""
+        descriptor, which is the caller's, or -1. Raises OSError for what is no question, and when the
+        `asker` hangs up before there is an answer."""
         if len(message) < _REQUEST.size:
             raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
         head = _REQUEST.unpack_from(message)
-        reply = self._converse(head, message[_REQUEST.size :], fds)
+        reply = self._converse(head, message[_REQUEST.size :], fds, asker)
         mode, uid, gid, *more = reply.status
         return _REPLY.pack(reply.error, 0, mode, uid, gid, head[_SERIAL], *more) + reply.text, reply.fd
 
-    def _converse(self, head: tuple[int, ...], names: bytes, fds: Sequence[int]) -> _Reply:
-        with self._lock:
+    def _converse(self, head: tuple[int, ...], names: bytes, fds: Sequence[int], asker: int = -1) -> _Reply:
+        with in_time.locked(self._lock):
+            in_time.check()
             self._serial = (self._serial + 1) & _KEEP
             fields = (*head[:_SERIAL], self._serial, *head[_SERIAL + 1 :])
             self._send(_REQUEST.pack(*fields) + names, fds)
             # Who was interrupted between question and answer left the answer here.
-            while (reply := self._receive()).serial != self._serial:
+            while (reply := self._receive(asker)).serial != self._serial:
                 if reply.fd >= 0:
                     os.close(reply.fd)
             return reply
@@ -256,7 +261,14 @@ class Served:
         except (BrokenPipeError, ConnectionResetError):
             raise self._ended() from None
 
-    def _receive(self) -> _Reply:
+    def _receive(self, asker: int) -> _Reply:
+        try:
+            self._await_answer(asker)
+        except (in_time.TimeIsUp, ConnectionResetError):
+            # One that answers in a moment is needed, to tidy up.
+            if not self._answers(_MOMENT_SECONDS):
+                self._give_up()
+            raise
         try:
             # `socket.recv_fds` ignores its flags.
             data, got, flags, _ = self._socket.recvmsg(_MAX_REPLY, _FD_SPACE, socket.MSG_CMSG_CLOEXEC)
@@ -268,6 +280,26 @@ class Served:
         truncated = bool(flags & socket.MSG_CTRUNC)
         fd = _FD.unpack_from(got[0][2])[0] if got else -1
         return _Reply(error, serial, (mode, uid, gid, *more), data[_REPLY.size :], fd, truncated)
+
+    def _await_answer(self, asker: int) -> None:
+        """As long as there is time, and somebody to hear it: where there is not, raises TimeIsUp and
+        ConnectionResetError. Else receiving it may wait."""
+        if asker < 0:
+            return _sys.await_input(self._socket.fileno())
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.register(asker, select.POLLRDHUP)
+        if self._socket.fileno() not in dict(_sys.poll(poll, None)):
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+
+    def _answers(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(_sys.poll(poll, time.monotonic() + seconds))
+
+    def _give_up(self) -> None:
+        """Ends a child that does not answer; whoever else asks it goes on with the next one."""
+        self._job.stop()
 
     def _ended(self) -> LaunchError:
         """Why there is no answer."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pycontainer.completed import Completed, Usage
-from pycontainer.errors import RegistryError, Timeout, TransportError
+from pycontainer.errors import RegistryError, TransportError
+from pycontainer.in_time import timed_out
 from pycontainer.transfer.crew import block_sigpipe
 from pycontainer.units import parse_duration
 
@@ -91,5 +91,4 @@ def ended_after(timeout: float | None, *what: str) -> Iterator[Deadline]:
     except RegistryError:
         if timeout is None or not deadline.passed:
             raise
-    result = Completed(what, -9, cause="timeout", usage=Usage(deadline.spent, 0.0, 0.0))
-    raise Timeout(result, timeout)
+    raise timed_out(timeout, deadline.spent, *what)
