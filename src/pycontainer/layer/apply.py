@@ -21,10 +21,8 @@ from pycontainer.oci.digest import Digest
 
 # Large enough that both ends seldom wait for each other; the default is 64 KiB.
 _PIPE = 1 << 20
-# Pieces of this size are lent to the pipe, smaller ones copied. That many of them fill it: when one more is
-# in, the one before those has been read.
+# Pieces of this size are lent to the pipe, smaller ones copied.
 _LENT = 64 << 10
-_KEPT = _PIPE // _LENT + 2
 
 
 @attrs.frozen
@@ -129,8 +127,9 @@ class _Feeder:
         self._measured: Measured | None = None
         self._stopped = False
         self._reading = True
-        self._lent: deque[bytes] = deque(maxlen=_KEPT)
+        self._lent: deque[bytes] = deque()
         """What the pipe may still hold; until the end, for the last of them."""
+        self._held = 0
         self._thread = threading.Thread(target=self._run, name="pycontainer-layer", daemon=True)
         self._thread.start()
 
@@ -171,6 +170,7 @@ class _Feeder:
         give: Callable[[int, memoryview], int] = os.write
         if len(chunk) >= _LENT and type(chunk) is bytes:
             self._lent.append(chunk)
+            self._held += len(chunk)
             give = _sys.lend
         view = memoryview(chunk)
         while view and self._reading:
@@ -178,8 +178,14 @@ class _Feeder:
                 view = view[give(self._writer, view) :]
             except BrokenPipeError:
                 self._reading = False
+        self._let_go()
         if self._stopped:
             raise _Stopped
+
+    def _let_go(self) -> None:
+        """Of what has been read: as much as the pipe takes has followed it."""
+        while self._lent and self._held - len(self._lent[0]) >= _PIPE:
+            self._held -= len(self._lent.popleft())
 
 
 class _Stopped(Exception):
