@@ -299,7 +299,7 @@ def test_interrupted_between_question_and_answer(agent: Served) -> None:
     """The next one gets its own answer, and the other's descriptor is closed."""
     received = agent._receive
 
-    def interrupted() -> Any:
+    def interrupted(asker: int) -> Any:
         raise KeyboardInterrupt
 
     write(agent, "/tmp/d/f")
