@@ -62,12 +62,13 @@ def _checked(result: int, path: str | None = None) -> int:
     return result
 
 
-def start_supervisor() -> tuple[int, bool]:
-    """Start the supervisor program; gives its socket, and whether it runs from sealed memory."""
+def start_supervisor(into: Held) -> bool:
+    """Start the supervisor program and keep its socket; gives whether it runs from sealed memory."""
     program = os.open(PROGRAM, os.O_RDONLY | os.O_CLOEXEC)
     memory = ffi.new("int *")
     try:
-        return _checked(lib.pctr_client_start(program, memory), str(PROGRAM)), bool(memory[0])
+        into.keep(_checked(lib.pctr_client_start(program, memory), str(PROGRAM)))
+        return bool(memory[0])
     finally:
         os.close(program)
 

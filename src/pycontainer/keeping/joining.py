@@ -55,10 +55,8 @@ class _Supervisor(Supervisor):
         self.numbers = _Lent()
         self._lock = threading.Lock()
         self._jobs = self.numbers
-        self._sock = sock
-
-    def __del__(self) -> None:
-        self.close()
+        self._sock = _sys.Held()
+        self._sock.keep(sock)
 
 
 class _Session(Session):

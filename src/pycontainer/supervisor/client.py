@@ -230,7 +230,8 @@ class Supervisor:
         self._lock = threading.Lock()
         self._jobs: Iterator[int] = itertools.count(_FIRST_JOB)
         try:
-            self._sock, self.in_memory = _sys.start_supervisor()
+            self._sock = _sys.Held()
+            self.in_memory = _sys.start_supervisor(self._sock)
         except OSError as error:
             raise SupervisorError(
                 "starting the supervisor", errno=error.errno, path=error.filename
@@ -330,9 +331,9 @@ class Supervisor:
     def copy_connection(self) -> int:
         """A descriptor for such a process. Raises `SupervisorError` where the supervisor is gone."""
         with self._lock:
-            if self._sock < 0:
+            if self.closed:
                 raise SupervisorError("asking the supervisor", errno=errno.EPIPE)
-            return os.dup(self._sock)
+            return os.dup(self._sock.fd)
 
     def died(self) -> None:
         """Called by whoever finds out: hangs up, and has its leavings removed, once."""
@@ -347,13 +348,12 @@ class Supervisor:
 
     @property
     def closed(self) -> bool:
-        return self._sock < 0
+        return self._sock.fd < 0
 
     def close(self) -> None:
-        """Hang up: the supervisor kills what it started and ends."""
-        if self._sock >= 0:
-            os.close(self._sock)
-            self._sock = -1
+        """Hang up: the supervisor kills what it started and ends. A thread that is just sending keeps the
+        descriptor until it has: its number may be that of a socket which this very request makes."""
+        self._sock = _sys.Held()
 
     def __repr__(self) -> str:
         kind = "rootless" if self.rootless else "root"
@@ -380,13 +380,14 @@ class Supervisor:
     def send(self, message: bytes, fds: Sequence[int] = (), channel: _sys.Descriptor | None = None) -> None:
         """One request; what the supervisor has to say about it arrives on `channel`."""
         while True:
+            sock = self._sock
             try:
-                return _sys.request(self._sock, message, fds, channel)
+                return _sys.request(sock.fd, message, fds, channel)
             except InterruptedError:
                 continue
             except OSError as error:
                 # EBADF may be a descriptor that the caller passes on, which is no reason to hang up.
-                if error.errno in (errno.EPIPE, errno.ECONNRESET) or self._sock < 0:
+                if error.errno in (errno.EPIPE, errno.ECONNRESET) or self.closed:
                     self.died()
                 raise SupervisorError("asking the supervisor", errno=error.errno) from error
 
