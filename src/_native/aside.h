@@ -2,8 +2,6 @@
 #ifndef PCTR_ASIDE_H
 #define PCTR_ASIDE_H
 
-#include <stdbool.h>
-
 enum pctr_aside_kind {
     PCTR_ASIDE_CLOSE = 'c',   /* closes a descriptor; no answer */
     PCTR_ASIDE_NETWORK = 'n', /* makes a network namespace (netpool.h) */

@@ -96,22 +96,11 @@ pctr_cleanup_last(char *plan, size_t size)
     run(plan, size, true);
 }
 
-/* What is there of a writable layer that its container has not written to: what overlay makes, and
- * mount points that the image lacks.  Most are such, and are gone in a few calls; of others, the rest
- * stays for the child. */
+/* Of a layer that its container has not written to, in a few calls; of others, the rest stays for the
+ * child. */
 static bool
 remove_unused(const struct pctr_context *context, const struct pctr_op *op)
 {
-    static const char *const directories[] = {
-        "work/work/incompat/volatile",
-        "work/work/incompat",
-        "work/work",
-        "work",
-        "upper/proc",
-        "upper/sys",
-        "upper/dev",
-        "upper",
-    };
     PCTR_AUTO_FD parent = pctr_result(
         open(pctr_text(context, op->s1), O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
     const char *name = pctr_text(context, op->s2);
@@ -121,10 +110,9 @@ remove_unused(const struct pctr_context *context, const struct pctr_op *op)
     if (tree < 0) {
         return tree == -ENOENT;
     }
-    (void)unlinkat(tree, "work/work/incompat/volatile/dirty", 0);
-    for (unsigned i = 0; i < sizeof directories / sizeof directories[0]; i++) {
-        (void)unlinkat(tree, directories[i], AT_REMOVEDIR);
-    }
+    pctr_spares_strip(tree);
+    (void)unlinkat(tree, "work", AT_REMOVEDIR);
+    (void)unlinkat(tree, "upper", AT_REMOVEDIR);
     return unlinkat(parent, name, AT_REMOVEDIR) == 0;
 }
 

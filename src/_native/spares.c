@@ -228,8 +228,8 @@ as_new(int directory)
            has_no_attributes(upper) && futimens(upper, NULL) == 0;
 }
 
-bool
-pctr_spares_clean(int directory, unsigned place)
+void
+pctr_spares_strip(int directory)
 {
     static const char *const left[] = {
         "work/work/incompat/volatile",
@@ -239,13 +239,20 @@ pctr_spares_clean(int directory, unsigned place)
         "upper/sys",
         "upper/dev",
     };
-    struct pctr_tree_error error;
-    char name[NAME_SIZE];
 
     (void)unlinkat(directory, "work/work/incompat/volatile/dirty", 0);
     for (unsigned i = 0; i < sizeof left / sizeof left[0]; i++) {
         (void)unlinkat(directory, left[i], AT_REMOVEDIR);
     }
+}
+
+bool
+pctr_spares_clean(int directory, unsigned place)
+{
+    struct pctr_tree_error error;
+    char name[NAME_SIZE];
+
+    pctr_spares_strip(directory);
     if (as_new(directory)) {
         return true;
     }

@@ -13,6 +13,10 @@ void pctr_spares_take(const char *parent, const char *name);
  * where something was written to it, or no more are wanted. */
 bool pctr_spares_give(const char *parent, const char *name);
 
+/* Takes from a container's open directory what overlay makes in it, and mount points that the image lacks:
+ * of most containers, that is all there is. */
+void pctr_spares_strip(int directory);
+
 /* The answer to an order: whether the one in this place is as new. */
 void pctr_spares_cleaned(unsigned place, bool clean);
 
