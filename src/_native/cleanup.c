@@ -116,6 +116,23 @@ remove_unused(const struct pctr_context *context, const struct pctr_op *op)
     return unlinkat(parent, name, AT_REMOVEDIR) == 0;
 }
 
+void
+pctr_cleanup_reuse(char *plan, size_t size)
+{
+    struct pctr_record record;
+    struct pctr_context context = context_of(&record);
+
+    if (plan == NULL || pctr_plan_open(&context.plan, plan, size, 0) < 0) {
+        return;
+    }
+    for (unsigned i = 0; i < context.plan.nops; i++) {
+        const struct pctr_op *op = &context.plan.ops[i];
+        if (op->code == PCTR_OP_REMOVE_TREE && op->n1 != 0) {
+            pctr_spares_take(pctr_text(&context, op->s1), pctr_text(&context, op->s2));
+        }
+    }
+}
+
 static bool
 reuse(const struct pctr_context *context, const struct pctr_op *op)
 {

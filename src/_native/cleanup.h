@@ -6,6 +6,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* Before the start: what will be such a tree may be there already, from a container that has not written to
+ * it (spares.h). */
+void pctr_cleanup_reuse(char *plan, size_t size);
+
 /* Reads the files that a cleanup plan names into `out`; returns how many bytes that are. */
 uint32_t pctr_cleanup_collect(char *plan, size_t size, char *out, uint32_t room);
 

@@ -8,7 +8,6 @@ static pctr_op_fn *const handlers[] = {
     [PCTR_OP_MKDIR] = pctr_op_mkdir,
     [PCTR_OP_WRITE] = pctr_op_write,
     [PCTR_OP_RMDIR] = pctr_op_rmdir,
-    [PCTR_OP_SPARE] = pctr_op_spare,
     [PCTR_OP_REMOVE_TREE] = pctr_op_remove_tree,
     [PCTR_OP_APPLY_LAYER] = pctr_op_apply_layer,
     [PCTR_OP_WRITE_TAR] = pctr_op_write_tar,

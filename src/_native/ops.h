@@ -30,8 +30,8 @@ int pctr_ops_run(struct pctr_context *context, unsigned first, unsigned count);
 typedef int pctr_op_fn(struct pctr_context *, const struct pctr_op *);
 
 /* ops_host.c: files of the host and control groups */
-pctr_op_fn pctr_op_mkdir, pctr_op_write, pctr_op_rmdir, pctr_op_spare, pctr_op_cgroup_into,
-    pctr_op_cgroup_open, pctr_op_cgroup_join;
+pctr_op_fn pctr_op_mkdir, pctr_op_write, pctr_op_rmdir, pctr_op_cgroup_into, pctr_op_cgroup_open,
+    pctr_op_cgroup_join;
 /* ops_tree.c: whole trees */
 pctr_op_fn pctr_op_remove_tree, pctr_op_apply_layer, pctr_op_adopt_looks;
 /* ops_archive.c: trees written as archives */

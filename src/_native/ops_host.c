@@ -16,15 +16,6 @@ pctr_op_mkdir(struct pctr_context *context, const struct pctr_op *op)
     return result == -EEXIST && (op->flags & PCTR_OPF_EXISTS) ? 0 : result;
 }
 
-/* Taken before the clone, where one was to be had: what comes now makes what is missing. */
-int
-pctr_op_spare(struct pctr_context *context, const struct pctr_op *op)
-{
-    (void)context;
-    (void)op;
-    return 0;
-}
-
 int
 pctr_op_write(struct pctr_context *context, const struct pctr_op *op)
 {

@@ -29,7 +29,6 @@ static const struct rule rules[] = {
     [PCTR_OP_WRITE] = {true, USES_S2_DATA, 0},
     [PCTR_OP_RMDIR] = {true, 0, 0},
     [PCTR_OP_REMOVE_TREE] = {true, 0, 0},
-    [PCTR_OP_SPARE] = {true, 0, 0},
     [PCTR_OP_COLLECT] = {true, 0, 0},
     [PCTR_OP_APPLY_LAYER] = {true, USES_FD, 0},
     [PCTR_OP_WRITE_TAR] = {true, USES_FD | USES_NEXT_FD | USES_S2_LIST, 0},

@@ -88,14 +88,11 @@ struct pctr_op {
 
 enum pctr_op_code {
     /* Files of the host, by absolute path. */
-    PCTR_OP_MKDIR = 1, /* s1 path, n1 mode */
-    PCTR_OP_WRITE = 2, /* s1 path, s2 data of `size` bytes, one write(2) */
-    PCTR_OP_RMDIR = 3, /* s1 path; ENOENT is success */
-    PCTR_OP_REMOVE_TREE =
-        4, /* s1 parent directory, s2 name in it; n1: it is a container's, and may be
-                                another's when nothing was written to it */
-    PCTR_OP_SPARE =
-        27, /* before the clone: such a one becomes s1 parent directory, s2 name in it */
+    PCTR_OP_MKDIR = 1,       /* s1 path, n1 mode */
+    PCTR_OP_WRITE = 2,       /* s1 path, s2 data of `size` bytes, one write(2) */
+    PCTR_OP_RMDIR = 3,       /* s1 path; ENOENT is success */
+    PCTR_OP_REMOVE_TREE = 4, /* s1 parent directory, s2 name in it; n1: a container's, which may be
+                                another's where nothing was written to it */
     PCTR_OP_COLLECT = 5,     /* s1 path: its first PCTR_MAX_COLLECT bytes go into the record */
     PCTR_OP_APPLY_LAYER = 6, /* arg fd of the tar stream, s1 directory, n1 bytes, n2 entries,
                                      s2 path of the notes or empty; `size` is PCTR_LAYER_* flags

@@ -8,7 +8,6 @@
 #include "job.h"
 #include "netpool.h"
 #include "ready.h"
-#include "spares.h"
 #include "spawn.h"
 #include "userns.h"
 #include "util.h"
@@ -85,12 +84,12 @@ fail(struct pctr_job *job, enum pctr_stage stage, int error)
     return error;
 }
 
-/* The plan's first operation of this kind, or NULL. */
+/* The operation that makes a network namespace, or NULL. */
 static const struct pctr_op *
-find(const struct pctr_plan_view *plan, enum pctr_op_code code)
+network_of(const struct pctr_plan_view *plan)
 {
     for (unsigned i = 0; i < plan->nops; i++) {
-        if (plan->ops[i].code == code) {
+        if (plan->ops[i].code == PCTR_OP_NETWORK) {
             return &plan->ops[i];
         }
     }
@@ -161,15 +160,12 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct pctr_body *b
     }
     job->report = pair[0];
     PCTR_AUTO_FD report = pair[1];
-    const struct pctr_op *network = find(&context->plan, PCTR_OP_NETWORK);
+    const struct pctr_op *network = network_of(&context->plan);
     if (network != NULL) {
         job->unchanging = network->n1 != 0 && !(request->flags & PCTR_START_REPORT);
         pctr_netpool_take(&job->network, job->unchanging);
     }
-    const struct pctr_op *spare = find(&context->plan, PCTR_OP_SPARE);
-    if (spare != NULL) {
-        pctr_spares_take(pctr_text(context, spare->s1), pctr_text(context, spare->s2));
-    }
+    pctr_cleanup_reuse(job->cleanup, job->cleanup_size);
     context->target = target;
     context->report = report;
     context->network = job->network.ns;

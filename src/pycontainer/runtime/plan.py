@@ -242,9 +242,6 @@ def container(
     template = _template(shape)
     data = template.data.copy()
     prepare, setup = Ops(data), Ops(data)
-    if reuses(shape, root):
-        # Where there is none, the child makes what is missing.
-        prepare.spare(*os.path.split(root.unmade))
     if cgroup is not None:
         _make_cgroup(prepare, cgroup)
     mine = STDIO + len(pass_fds)
@@ -262,6 +259,7 @@ def container(
     setup.extend(template.after_files)
     if shape.host is None:
         if root.unmade:
+            # An unused one may be there already (`reuses`).
             for path, mode in ((root.unmade, 0o700), (root.upper, 0o755), (root.work, 0o700)):
                 setup.mkdir(path, mode, flags=EXISTS)
         _open_volumes(setup, shape, root, template.volumes)

@@ -19,7 +19,6 @@ _WORDS = {
     "WRITE": "setting limits",
     "RMDIR": "removing control group",
     "REMOVE_TREE": "removing",
-    "SPARE": "making a writable layer",
     "COLLECT": "reading usage",
     "APPLY_LAYER": "unpacking a layer into",
     "WRITE_TAR": "archiving",

@@ -122,9 +122,6 @@ class Ops:
     def remove_tree(self, parent: str, name: str, *, reused: bool = False) -> None:
         self.add(OP["REMOVE_TREE"], s1=self.data.text(parent), s2=self.data.text(name), n1=reused)
 
-    def spare(self, parent: str, name: str) -> None:
-        self.add(OP["SPARE"], s1=self.data.text(parent), s2=self.data.text(name))
-
     def collect(self, path: str) -> None:
         self.add(OP["COLLECT"], s1=self.data.text(path))
 
