@@ -85,6 +85,9 @@ def difference(before: Held, after: Held, ignore: tuple[str, ...] = ()) -> list[
         if kind == "processes":
             # What somebody else had left has ended meanwhile.
             gone = Counter({thing: count for thing, count in gone.items() if not thing.startswith("orphan ")})
+        if kind == "keys":
+            # The kernel gives up a keyring some time after the last process that had it.  keyrings(7)
+            gone = Counter()
         for sign, changed in (("+", after[kind] - before[kind]), ("-", gone)):
             lines += [
                 f"  {sign} {kind}: {thing}" + (f"  x{n}" if n > 1 else "") for thing, n in changed.items()
