@@ -221,8 +221,8 @@ went_well(const struct pctr_job *job)
 static void
 finish(struct pctr_job *job)
 {
-    if (!went_well(job) && !(job->flags & NOT_AWAITED)) {
-        pctr_ready_drop();
+    if (!(job->flags & NOT_AWAITED)) {
+        pctr_ready_after(went_well(job));
     }
     if (!job->told) {
         collect(job);

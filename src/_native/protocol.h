@@ -50,6 +50,7 @@ enum pctr_start_flag {
     PCTR_START_READY =
         256, /* set up in advance, when there is time: no channel, no program; a START of
                              the same number within PCTR_READY_NS brings them, with the whole plan */
+    PCTR_START_AT_ONCE = 1024, /* with READY: now, beside what is under way */
 };
 
 struct pctr_request {

@@ -17,9 +17,11 @@ static struct {
     uint64_t due_ns; /* when it is begun if nobody asks for anything; 0: not known yet */
 } kept = {.held = -1};
 
-/* Who starts one container right after another has no time in between that could be used: what was done
- * in it would be in the way of his next start. */
+/* What is done in the first moment after a program's end is in the way of who starts the next one right
+ * away; he asks for it AT_ONCE. */
 #define IDLE_NS 1000000u
+/* Who waits this long for a program will not mind a millisecond. */
+#define BESIDE_NS 10000000000u
 
 static const struct pctr_request *
 request_of(const char *message)
@@ -27,8 +29,8 @@ request_of(const char *message)
     return (const struct pctr_request *)(const void *)message;
 }
 
-void
-pctr_ready_drop(void)
+static void
+drop(void)
 {
     if (kept.size != 0) {
         const struct pctr_request *request = request_of(kept.message);
@@ -63,7 +65,7 @@ pctr_ready_keep(const char *message, size_t got, int *fds, unsigned count)
 {
     const struct pctr_request *request = request_of(message);
 
-    pctr_ready_drop();
+    drop();
     for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
         if (waits(job)) {
             pctr_job_kill(job);
@@ -81,6 +83,9 @@ pctr_ready_keep(const char *message, size_t got, int *fds, unsigned count)
 int
 pctr_ready_wait(void)
 {
+    if (kept.size != 0 && (request_of(kept.message)->flags & PCTR_START_AT_ONCE)) {
+        return 0;
+    }
     if (kept.size == 0 || pctr_job_awaited(NULL)) {
         kept.due_ns = 0;
         return -1;
@@ -107,7 +112,26 @@ pctr_ready_due(size_t *got, int *held)
 void
 pctr_ready_began(struct pctr_job *job)
 {
-    pctr_job_kill_after(job, PCTR_READY_NS);
+    pctr_job_kill_after(job, pctr_job_awaited(NULL) ? BESIDE_NS : PCTR_READY_NS);
+}
+
+void
+pctr_ready_after(bool well)
+{
+    if (!well) {
+        drop();
+    }
+    for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
+        if (!waits(job)) {
+            continue;
+        }
+        if (well) {
+            pctr_job_kill_after(job, PCTR_READY_NS);
+        }
+        else {
+            pctr_job_kill(job);
+        }
+    }
 }
 
 bool

@@ -1,7 +1,8 @@
 /* One container that is set up before anybody asks for its program: a START with READY.  It is kept
  * until no one-shot job has been under way for a moment, so that nothing which somebody waits for is
- * slowed down; then its child goes as far as its last mount, and waits for the START of the same number
- * that brings the program.  Where that does not come within PCTR_READY_NS, it is removed. */
+ * slowed down, unless it is asked for AT_ONCE; then its child goes as far as its last mount, and waits
+ * for the START of the same number that brings the program.  Where that does not come within
+ * PCTR_READY_NS, or that long after the program beside which it was begun, it is removed. */
 #ifndef PCTR_READY_H
 #define PCTR_READY_H
 
@@ -11,8 +12,9 @@
  * set up before is removed. */
 void pctr_ready_keep(const char *message, size_t got, int *fds, unsigned count);
 
-/* What is kept shall not be begun. */
-void pctr_ready_drop(void);
+/* A job that somebody waited for is over.  What was kept or set up meanwhile has its time from here on,
+ * or goes where it did not end well. */
+void pctr_ready_after(bool well);
 
 /* Milliseconds until it is time to begin what is kept, -1 when there is nothing or somebody waits for
  * something else. */

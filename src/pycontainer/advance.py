@@ -2,8 +2,9 @@
 
 Who runs one thing in a fresh container again and again (a test suite, a build tool) waits mostly for mounts
 and namespaces, which are the same each time. So when `run` was asked for the same kind of container twice in
-a row, the supervisor sets the next one up as soon as nothing else is under way, as far as its last mount. The
-next `run` of that kind brings the program. When nobody asks for it within `READY_SECONDS`, it is removed.
+a row, the supervisor sets the next one up as far as its last mount: as soon as nothing else is under way, or,
+where there was no time between these two, beside the program. The next `run` of that kind brings the program.
+When nobody asks for it within `READY_SECONDS`, it is removed.
 
 It is used only where it is what would be set up now: it comes from the same recipe. What a plan names but
 does not hold (a directory of the host that is bound in) might have become another one, so containers with
@@ -28,6 +29,11 @@ from pycontainer.mounts import Content, Tmpfs
 if TYPE_CHECKING:
     from pycontainer.recipes import Recipe
     from pycontainer.supervisor.client import Supervisor
+
+
+# Seconds between two runs in which nothing can be set up: it begins a millisecond after the first and takes
+# about another one.
+_SHORT = 0.002
 
 
 def possible(recipe: Recipe) -> bool:
@@ -67,12 +73,15 @@ class Advance:
         self._last: Recipe | None = None
         self._under_way = 0
         self._idle_since = 0.0
+        self._idle = 0.0
+        """Seconds, before the latest."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Around each `run`, whatever its kind."""
         with self._lock:
             self._under_way += 1
+            self._idle = time.monotonic() - self._idle_since
         try:
             yield
         finally:
@@ -94,11 +103,11 @@ class Advance:
         with self._lock:
             again = recipe is not None and recipe is self._last and self._under_way == 1
             self._last = recipe
-            return again and time.monotonic() - self._idle_since < _sys.READY_SECONDS
+            return again and self._idle < _sys.READY_SECONDS
 
     def order(self, recipe: Recipe, container: str) -> None:
-        """Has one set up, of that id, once nothing is under way any more; not where the program that is ends
-        with a signal, or never began. Raises `SupervisorError`."""
+        """Has one set up, of that id; not where the program that is under way ends with a signal, or never
+        began. Raises `SupervisorError`."""
         inodes = _inodes(recipe.lower)
         if inodes is None or not possible(recipe):
             return
@@ -106,7 +115,10 @@ class Advance:
         if len(plan) + len(cleanup) > _sys.MAX_INLINE:
             return
         job = self._supervisor.reserve()
-        self._supervisor.make_ready(job, plan, cleanup, recipe.decided.lock, flags=recipe.decided.flags)
+        decided, at_once = recipe.decided, self._idle < _SHORT
+        self._supervisor.make_ready(
+            job, plan, cleanup, decided.lock, flags=decided.flags, at_once=at_once
+        )
         with self._lock:
             self._ready = Ready(recipe, inodes, container, job)
 

@@ -293,12 +293,20 @@ class Supervisor:
                 os.close(fd)
 
     def make_ready(
-        self, number: int, plan: bytes, cleanup: bytes, fds: Sequence[int] = (), *, flags: int
+        self,
+        number: int,
+        plan: bytes,
+        cleanup: bytes,
+        fds: Sequence[int] = (),
+        *,
+        flags: int,
+        at_once: bool = False,
     ) -> None:
-        """Have a container set up in advance, once nothing else is to be done: what `plan` says, without a
-        program. A `start` of the job of that `number`, with the same set-up, goes on with it where it is
-        still there; it is removed when nobody asks within `_sys.READY_SECONDS`."""
-        flags |= START["READY"]
+        """Have a container set up in advance, `at_once` or when nothing else is to be done: what `plan`
+        says, without a program. A `start` of the job of that `number`, with the same set-up, goes on with it
+        where it is still there; it is removed when nobody asks within `_sys.READY_SECONDS`, or that long
+        after the end of what is under way now."""
+        flags |= START["READY"] | (START["AT_ONCE"] if at_once else 0)
         message = self._message(VERB["START"], number, flags=flags, plan=plan, cleanup=cleanup)
         self.send(message + plan + cleanup, fds)
 
