@@ -20,7 +20,7 @@ def names() -> list[str]:
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 @pytest.mark.parametrize("count", [0, 1, 3, 9])
 def test_the_digest_is_of_all_pieces(algorithm: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashing, "_ALONE", 2 * len(PIECE))
+    monkeypatch.setattr(hashing, "_FEW", 2 * len(PIECE))
     with Hashing(algorithm) as found:
         for number in range(count):
             found.update(PIECE[number:])
@@ -30,7 +30,7 @@ def test_the_digest_is_of_all_pieces(algorithm: str, count: int, monkeypatch: py
 
 
 def test_a_large_stream_is_hashed_by_a_thread_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashing, "_ALONE", len(PIECE))
+    monkeypatch.setattr(hashing, "_FEW", len(PIECE))
     with Hashing("sha256") as found:
         found.update(PIECE)
         assert "pycontainer-hash" not in names()
@@ -38,9 +38,25 @@ def test_a_large_stream_is_hashed_by_a_thread_of_its_own(monkeypatch: pytest.Mon
         assert "pycontainer-hash" in names()
 
 
+def test_among_others_a_stream_gets_its_thread_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashing, "_FEW", 0)
+    monkeypatch.setattr(hashing, "_FEW_AMONG_OTHERS", len(PIECE))
+    with Hashing("sha256") as found:
+        with Hashing("sha256"):
+            found.update(PIECE)
+            assert "pycontainer-hash" not in names()
+            found.update(PIECE)
+            assert "pycontainer-hash" in names()
+        with pytest.raises(ZeroDivisionError), Hashing("sha256"):
+            raise ZeroDivisionError
+    with Hashing("sha256") as found:
+        found.update(PIECE)
+        assert "pycontainer-hash" in names(), "the others are over"
+
+
 def test_no_more_than_a_few_pieces_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who reads faster than is hashed waits: memory does not grow."""
-    monkeypatch.setattr(hashing, "_ALONE", 0)
+    monkeypatch.setattr(hashing, "_FEW", 0)
     going, waiting = threading.Event(), threading.Semaphore(0)
 
     class Slow:
@@ -65,7 +81,7 @@ def test_no_more_than_a_few_pieces_wait(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_thread_ends_with_a_stream_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashing, "_ALONE", 0)
+    monkeypatch.setattr(hashing, "_FEW", 0)
     with pytest.raises(ZeroDivisionError), Hashing("sha256") as found:
         found.update(PIECE)
         raise ZeroDivisionError

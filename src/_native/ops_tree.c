@@ -6,10 +6,14 @@
 #include "tree.h"
 #include "util.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 int
 pctr_op_remove_tree(struct pctr_context *context, const struct pctr_op *op)
@@ -62,6 +66,18 @@ open_layers(struct pctr_context *context, const struct pctr_op *op, int *fds, ui
     return 0;
 }
 
+/* Whoever feeds us is woken and wakes us all the time: neither is to be taken off its processor for
+ * that while there is another one (sched(7), SCHED_BATCH).  What was asked for otherwise stays. */
+static void
+work_in_batches(void)
+{
+    const struct sched_param none = {0};
+
+    if (syscall(SYS_sched_getscheduler, 0) == SCHED_OTHER) {
+        (void)syscall(SYS_sched_setscheduler, 0, SCHED_BATCH, &none);
+    }
+}
+
 int
 pctr_op_apply_layer(struct pctr_context *context, const struct pctr_op *op)
 {
@@ -83,6 +99,7 @@ pctr_op_apply_layer(struct pctr_context *context, const struct pctr_op *op)
     if (signal(SIGXFSZ, SIG_IGN) == SIG_ERR) {
         return -errno;
     }
+    work_in_batches();
     if (pctr_layer_apply(context->fds[op->arg], root, &limits, &error, &totals) == 0) {
         return 0;
     }

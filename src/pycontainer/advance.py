@@ -116,9 +116,7 @@ class Advance:
             return
         job = self._supervisor.reserve()
         decided, at_once = recipe.decided, self._idle < _SHORT
-        self._supervisor.make_ready(
-            job, plan, cleanup, decided.lock, flags=decided.flags, at_once=at_once
-        )
+        self._supervisor.make_ready(job, plan, cleanup, decided.lock, flags=decided.flags, at_once=at_once)
         with self._lock:
             self._ready = Ready(recipe, inodes, container, job)
 

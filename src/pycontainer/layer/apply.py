@@ -15,6 +15,7 @@ import attrs
 from pycontainer import _sys, in_time
 from pycontainer.blobs.failures import translate
 from pycontainer.errors import NoSpace, UnsafeLayer
+from pycontainer.layer.batch import work_in_batches
 from pycontainer.layer.hashing import Hashing
 from pycontainer.layer.limits import Limits
 from pycontainer.oci.digest import Digest
@@ -156,6 +157,7 @@ class _Feeder:
     def _run(self) -> None:
         # The host program may have set SIGPIPE to kill it; blocked here, it goes with the thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+        work_in_batches()
         try:
             self._measured = measure(self._chunks, self._limits, self._deliver, algorithm=self._algorithm)
         except _Stopped:

@@ -7,12 +7,19 @@ import threading
 from queue import SimpleQueue
 from types import TracebackType
 
+from pycontainer.layer.batch import work_in_batches
 from pycontainer.oci.digest import Digest
 
-# Small layers come several at once, and keep all cores busy without this.
-_ALONE = 16 << 20
-# Pieces that wait to be hashed: memory stays flat, and they are still in a processor's cache.
-_AHEAD = 4
+# Bytes for which a thread is not worth its while.
+_FEW = 1 << 20
+# The same while others are hashed: small layers come several at once, and keep all cores busy without this.
+_FEW_AMONG_OTHERS = 16 << 20
+# Pieces (of 256 KiB) that wait to be hashed: memory stays flat, and a hash that is behind for a moment stops
+# nobody.
+_AHEAD = 16
+
+_counting = threading.Lock()
+_under_way = 0
 
 
 class Hashing:
@@ -33,7 +40,7 @@ class Hashing:
     def update(self, piece: bytes) -> None:
         """Appends `piece`; waits while too many others are to be hashed before it."""
         if self._thread is None:
-            if self._seen < _ALONE:
+            if self._seen < (_FEW if _under_way == 1 else _FEW_AMONG_OTHERS):
                 self._seen += len(piece)
                 self._hash.update(piece)
                 return
@@ -49,16 +56,23 @@ class Hashing:
         self._thread = thread
 
     def _run(self) -> None:
+        work_in_batches()
         while (piece := self._pieces.get()) is not None:
             self._hash.update(piece)
             self._room.put(None)
 
     def __enter__(self) -> Hashing:
+        global _under_way
+        with _counting:
+            _under_way += 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        global _under_way
+        with _counting:
+            _under_way -= 1
         self._pieces.put(None)
         if self._thread is not None:
             self._thread.join()

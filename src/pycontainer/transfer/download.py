@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 from pycontainer.blobs.staging import StagedFile
+from pycontainer.layer.batch import work_in_batches
 from pycontainer.transfer.belt import Belt
 from pycontainer.transfer.crew import Cancelled, block_sigpipe
 
@@ -54,6 +55,7 @@ class Download:
 
     def _run(self) -> None:
         block_sigpipe()
+        work_in_batches()
         try:
             done = 0
             with closing(self._pieces()) as pieces:
