@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import signal
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -62,6 +63,40 @@ def test_the_third_of_a_kind_is_there_already(image: pc.Image) -> None:
         found = twice(image=image)
         assert out("hostname", image=image) == found.container[:12]
         assert out("hostname", image=image) != found.container[:12]
+
+
+@pytest.fixture
+def in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the test does between two runs, it counts as no time."""
+    monkeypatch.setattr(advance, "_SHORT", 60.0)
+
+
+@pytest.mark.usefixtures("in_a_row")
+def test_in_a_row_it_is_set_up_beside_the_program(image: pc.Image) -> None:
+    with nothing_left():
+        twice(image=image)
+        first = ready()
+        thread = threading.Thread(target=out, args=("sleep 0.8",), kwargs={"image": image})
+        thread.start()
+        until(lambda: ready() not in (None, first), "the next one is asked for")
+        time.sleep(0.5)
+        (pid,) = ready_children()
+        assert thread.is_alive(), "it is set up while the program runs"
+        thread.join()
+        found = ready()
+        assert found is not None and ready_children() == [pid], "its time counts from here"
+        assert out("hostname", image=image) == found.container[:12]
+        until(lambda: not ready_children(), "nobody wanted the next one", seconds=5)
+
+
+@pytest.mark.usefixtures("in_a_row")
+def test_beside_a_program_that_does_not_end_well_it_goes(image: pc.Image) -> None:
+    with nothing_left():
+        for _ in range(3):
+            twice(image=image)
+            with pytest.raises(pc.Timeout):
+                image.run(["sleep", "1000"], timeout=0.1)
+            until(lambda: not ready_children(), "it is gone at once", seconds=0.25)
 
 
 def test_what_is_not_used_goes_by_itself(image: pc.Image) -> None:

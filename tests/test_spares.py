@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import array
 import fcntl
+import gc
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -113,10 +115,10 @@ def flags(path: Path, more: int = 0) -> int:
         os.close(fd)
 
 
-def during_a_run(image: pc.Image, change: Callable[[Path], object]) -> None:
+def during_a_run(image: pc.Image, change: Callable[[Path], object], **options: object) -> None:
     """Calls `change` with the upper directory of a running container's layer."""
     theirs, ours = os.pipe()
-    thread = threading.Thread(target=image.run, args=(["cat"],), kwargs={"stdin": theirs})
+    thread = threading.Thread(target=image.run, args=(["cat"],), kwargs={"stdin": theirs, **options})
     thread.start()
     try:
         mounted: list[Path] = []
@@ -168,6 +170,90 @@ def test_an_unused_layer_is_the_next_ones(image: pc.Image) -> None:
         sh(image, "true")
     assert made.issuperset(seen) and len(seen) == 4
     assert inodes() == made
+
+
+def mounted_at(directory: Path) -> int:
+    """When overlay began to work there, in nanoseconds; 0 where nothing is mounted."""
+    try:
+        return (directory / "work/work").stat().st_ctime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def test_an_unused_root_stays_mounted_for_the_next_one(image: pc.Image) -> None:
+    leaks.at_rest()
+    again = 0
+    for _ in range(5):
+        sh(image, "true")
+        leaks.at_rest()
+        before = {mounted_at(spare) for spare in spares()}
+        seen: list[int] = []
+        during_a_run(image, lambda upper, seen=seen: seen.append(mounted_at(upper.parent)))
+        again += before.issuperset(seen)
+    assert again >= 2, "where nobody is slow, all of them"
+    made = {(spare / "upper").stat().st_ino for spare in spares()}
+    until(lambda: all(map(is_clean, spares())), "nobody wants them any more", seconds=2)
+    assert inodes() == made, "the directories stay"
+
+
+@pytest.mark.parametrize("change", ["touch /file; rm /file", "chmod 700 /", "rm /etc/motd"])
+def test_what_was_written_to_is_not_mounted_again(image: pc.Image, change: str) -> None:
+    sh(image, "true")
+    for _ in range(4):
+        assert sh(image, f"stat -c %a /; cat /etc/motd; {change}") == "755\nof the image"
+
+
+def test_each_image_has_its_own(rootfs: Path, tmp_path: Path) -> None:
+    images = []
+    for name in ("a", "b", "c"):
+        shutil.copytree(rootfs, tmp_path / name, symlinks=True)
+        (tmp_path / name / "etc/motd").write_text(name)
+        images.append(pc.Image.from_directory(tmp_path / name))
+    for _ in range(4):
+        assert [sh(image, "cat /etc/motd; rm /etc/motd") for image in images] == ["a", "b", "c"]
+        assert [sh(image, "cat /etc/motd") for image in images] == ["a", "b", "c"]
+
+
+def test_layers_that_are_others_under_the_same_name(rootfs: Path) -> None:
+    image = pc.Image.from_directory(rootfs)
+    for _ in range(3):
+        assert sh(image, "cat /etc/motd") == "of the image"
+        (layer,) = image.rootfs().lower
+        os.rename(layer, f"{layer}-old")
+        shutil.copytree(f"{layer}-old", layer, symlinks=True)
+        (Path(layer) / "etc/motd").write_text("another")
+        assert sh(image, "cat /etc/motd") == "another"
+        shutil.rmtree(layer)
+        os.rename(f"{layer}-old", layer)
+
+
+@pytest.mark.skipif(not ROOT, reason="these are root's")
+@pytest.mark.parametrize(
+    "options",
+    [{"privileged": True}, {"mounts": [pc.bind("/tmp", "/mnt")]}, {"seccomp": "unconfined"}],
+    ids=["privileged", "bind", "no filter"],
+)
+def test_who_could_keep_a_way_in_has_one_alone(image: pc.Image, options: dict[str, object]) -> None:
+    clean_spares()
+    during_a_run(image, lambda upper: upper, **options)
+    until(lambda: all(map(is_clean, spares())), "it is not kept", seconds=0.2)
+
+
+@pytest.mark.skipif(not ROOT, reason="mounts on the host")
+def test_the_file_system_of_a_store_can_be_unmounted(rootfs: Path, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], check=True)
+    try:
+        with pc.Store(tmp_path / "store") as store:
+            image = pc.Image.from_directory(rootfs, store=store)
+            for _ in range(5):
+                sh(image, "true")
+        del store, image
+        gc.collect()
+    finally:
+        until(
+            lambda: subprocess.run(["umount", tmp_path], capture_output=True).returncode == 0,
+            "nothing is mounted on it any more",
+        )
 
 
 def test_many_at_once(image: pc.Image) -> None:

@@ -36,7 +36,10 @@ carry_out(int sock, const struct message *order, int fd, int home)
     case PCTR_ASIDE_CLOSE:
         return 0;
     case PCTR_ASIDE_CLEAN:
-        answer.done = pctr_spares_clean(fd, order->place);
+        answer.done = pctr_spares_clean(fd, order->place, false);
+        break;
+    case PCTR_ASIDE_CHECK:
+        answer.done = pctr_spares_clean(fd, order->place, true);
         break;
     case PCTR_ASIDE_NETWORK:
         if (pctr_netpool_produce(home, made, &count) < 0) {
@@ -133,7 +136,7 @@ pctr_aside_receive(void)
     if (got == -EAGAIN || got == -EINTR) {
         return;
     }
-    if (got == (ssize_t)sizeof answer && answer.kind == PCTR_ASIDE_CLEAN) {
+    if (got == (ssize_t)sizeof answer && answer.kind != PCTR_ASIDE_NETWORK) {
         pctr_spares_cleaned(answer.place, answer.done != 0);
     }
     else if (got == (ssize_t)sizeof answer) {

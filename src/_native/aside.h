@@ -6,6 +6,7 @@ enum pctr_aside_kind {
     PCTR_ASIDE_CLOSE = 'c',   /* closes a descriptor; no answer */
     PCTR_ASIDE_NETWORK = 'n', /* makes a network namespace (netpool.h) */
     PCTR_ASIDE_CLEAN = 's',   /* makes a spare directory as new (spares.h) */
+    PCTR_ASIDE_CHECK = 'k',   /* looks whether one that is mounted is as new */
 };
 
 /* One order, with a descriptor or -1; the process is started at the first.  0, or -errno where there is

@@ -60,7 +60,7 @@ static int
 arrange_descriptors(struct pctr_spawn *spawn, int *fds)
 {
     struct pctr_context *context = &spawn->context;
-    int keep[PCTR_MAX_FDS + 8] = {0, 1, 2}, kept = 3, floor = 3;
+    int keep[PCTR_MAX_FDS + 9] = {0, 1, 2}, kept = 3, floor = 3;
 
     for (unsigned i = 0; i < context->plan.nops; i++) {
         const struct pctr_op *op = &context->plan.ops[i];
@@ -86,6 +86,7 @@ arrange_descriptors(struct pctr_spawn *spawn, int *fds)
     keep[kept++] = context->supervisor;
     keep[kept++] = context->target;
     keep[kept++] = context->network;
+    keep[kept++] = context->kept_root;
     keep[kept++] = context->root;
     keep[kept++] = context->terminal;
     return pctr_close_all_but(keep, (unsigned)kept);

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "cleanup.h"
 
+#include "aside.h"
 #include "ops.h"
 #include "spares.h"
 #include "util.h"
@@ -19,6 +20,7 @@ context_of(struct pctr_record *record)
                                  .supervisor = -1,
                                  .report = -1,
                                  .network = -1,
+                                 .kept_root = -1,
                                  .terminal = -1,
                                  .record = record};
 }
@@ -116,31 +118,39 @@ remove_unused(const struct pctr_context *context, const struct pctr_op *op)
     return unlinkat(parent, name, AT_REMOVEDIR) == 0;
 }
 
-void
-pctr_cleanup_reuse(char *plan, size_t size)
+int
+pctr_cleanup_reuse(char *plan, size_t size, uint64_t stack)
 {
+    int root = -1;
     struct pctr_record record;
     struct pctr_context context = context_of(&record);
 
     if (plan == NULL || pctr_plan_open(&context.plan, plan, size, 0) < 0) {
-        return;
+        return -1;
     }
-    for (unsigned i = 0; i < context.plan.nops; i++) {
+    for (unsigned i = 0; i < context.plan.nops && root < 0; i++) {
         const struct pctr_op *op = &context.plan.ops[i];
         if (op->code == PCTR_OP_REMOVE_TREE && op->n1 != 0) {
-            pctr_spares_take(pctr_text(&context, op->s1), pctr_text(&context, op->s2));
+            root =
+                pctr_spares_take(pctr_text(&context, op->s1), pctr_text(&context, op->s2), stack);
         }
     }
+    return root;
 }
 
 static bool
-reuse(const struct pctr_context *context, const struct pctr_op *op)
+reuse(const struct pctr_context *context, const struct pctr_op *op, int *root, uint64_t stack)
 {
-    return op->n1 != 0 && pctr_spares_give(pctr_text(context, op->s1), pctr_text(context, op->s2));
+    bool taken = op->n1 != 0 && pctr_spares_give(pctr_text(context, op->s1),
+                                                 pctr_text(context, op->s2), root, stack);
+
+    /* What is still mounted would keep what is removed. */
+    pctr_aside_close(root);
+    return taken;
 }
 
 pid_t
-pctr_cleanup_trees(char *plan, size_t size)
+pctr_cleanup_trees(char *plan, size_t size, int *root, uint64_t stack)
 {
     struct pctr_record record;
     struct pctr_context context = context_of(&record);
@@ -151,7 +161,7 @@ pctr_cleanup_trees(char *plan, size_t size)
     }
     for (unsigned i = 0; i < context.plan.nops; i++) {
         const struct pctr_op *op = &context.plan.ops[i];
-        if (op->code == PCTR_OP_REMOVE_TREE && !reuse(&context, op) &&
+        if (op->code == PCTR_OP_REMOVE_TREE && !reuse(&context, op, root, stack) &&
             !remove_unused(&context, op)) {
             any = true;
         }

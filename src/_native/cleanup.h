@@ -7,8 +7,8 @@
 #include <sys/types.h>
 
 /* Before the start: what will be such a tree may be there already, from a container that has not written to
- * it (spares.h). */
-void pctr_cleanup_reuse(char *plan, size_t size);
+ * it, and be mounted with what `stack` stands for: a descriptor of that (spares.h), else -1. */
+int pctr_cleanup_reuse(char *plan, size_t size, uint64_t stack);
 
 /* Reads the files that a cleanup plan names into `out`; returns how many bytes that are. */
 uint32_t pctr_cleanup_collect(char *plan, size_t size, char *out, uint32_t room);
@@ -22,7 +22,7 @@ void pctr_cleanup_run(char *plan, size_t size);
 void pctr_cleanup_last(char *plan, size_t size);
 
 /* Removes the plan's trees, which may take long, in a child.  Returns its PID, or 0 when the
- * plan names no tree. */
-pid_t pctr_cleanup_trees(char *plan, size_t size);
+ * plan names no tree.  Takes over what `root` and `stack` say of the one that is a container's. */
+pid_t pctr_cleanup_trees(char *plan, size_t size, int *root, uint64_t stack);
 
 #endif

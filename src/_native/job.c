@@ -39,6 +39,7 @@ pctr_job_new(uint64_t id)
     jobs[i].channel = -1;
     jobs[i].report = -1;
     jobs[i].mounts = -1;
+    jobs[i].root = -1;
     jobs[i].held = -1;
     jobs[i].network = (struct pctr_network)PCTR_NO_NETWORK;
     return &jobs[i];
@@ -97,6 +98,7 @@ pctr_job_free(struct pctr_job *job)
     pctr_close(&job->report);
     pctr_close(&job->held);
     pctr_aside_close(&job->mounts);
+    pctr_aside_close(&job->root);
     pctr_netpool_return(&job->network, job->unchanging, pctr_job_awaited(job));
     free(job->cleanup);
     job->cleanup = NULL;
@@ -143,6 +145,7 @@ take_report(struct pctr_job *job, const struct pctr_record *news)
         break;
     case PCTR_RECORD_HELLO:
     case PCTR_RECORD_MOUNTS:
+    case PCTR_RECORD_ROOT:
         break;
     }
 }
@@ -153,18 +156,19 @@ pctr_job_read_report(struct pctr_job *job)
     struct pctr_record news;
 
     for (;;) {
-        int mounts = -1;
+        int given = -1;
         unsigned count = 1;
         ssize_t got =
-            pctr_receive_fds(job->report, &news, sizeof news, &mounts, &count, MSG_DONTWAIT);
+            pctr_receive_fds(job->report, &news, sizeof news, &given, &count, MSG_DONTWAIT);
         /* ECONNRESET, told once: the child ended without reading what was sent to it.  What it had
          * said before still comes. */
         if (got == -EINTR || got == -ECONNRESET) {
             continue;
         }
-        if (mounts >= 0) {
-            pctr_close(&job->mounts);
-            job->mounts = mounts;
+        if (given >= 0) {
+            int *kept = news.kind == PCTR_RECORD_ROOT ? &job->root : &job->mounts;
+            pctr_close(kept);
+            *kept = given;
         }
         if (got == (ssize_t)sizeof news) {
             take_report(job, &news);
@@ -254,7 +258,7 @@ pctr_job_ended(struct pctr_job *job)
 {
     job->pid = 0;
     pctr_aside_close(&job->mounts);
-    job->cleaner = pctr_cleanup_trees(job->cleanup, job->cleanup_size);
+    job->cleaner = pctr_cleanup_trees(job->cleanup, job->cleanup_size, &job->root, job->stack);
     if (job->cleaner == 0) {
         finish(job);
     }

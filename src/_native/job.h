@@ -16,6 +16,7 @@ struct pctr_job {
     int channel; /* records go out here */
     int report;  /* records of the child come in here */
     int mounts;  /* its mount namespace, which goes when this is closed, or -1 */
+    int root;    /* its root, for the next one, or -1 */
     int held;    /* a lock of the client's, or -1 */
     bool failed; /* `record` says why, and is final */
     uint64_t
@@ -25,6 +26,7 @@ struct pctr_job {
     bool told;         /* the client has the final record; what it left behind lives on */
     bool reported;     /* the init process has said how its program ended */
     bool unchanging;   /* nothing in it may change its network */
+    uint64_t stack;    /* what its root is made of; 0: that is nobody else's */
     struct pctr_network network; /* lent to it by the pool */
     char *cleanup;               /* plan to run after the exit; malloc'd */
     size_t cleanup_size;

@@ -17,6 +17,7 @@ struct pctr_context {
     int supervisor;             /* its pidfd, or -1 */
     int report;                 /* the child's end of the report socket, or -1 */
     int network;                /* a network namespace made in advance, or -1 */
+    int kept_root;              /* a root that was another container's, or -1 */
     bool crowded;               /* others' ends are waited for, too */
     int terminal;               /* our side of the container's terminal, or -1 */
     uint64_t executed_ns;       /* when EXEC was reached; the init process shares this memory */

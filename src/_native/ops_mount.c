@@ -1,5 +1,6 @@
 /* Mounts, all made in the container's own mount namespace. */
 #define _GNU_SOURCE
+#include "kept_root.h"
 #include "ops.h"
 #include "resolve.h"
 #include "util.h"
@@ -102,7 +103,11 @@ pctr_op_mount(struct pctr_context *context, const struct pctr_op *op)
     if (error < 0) {
         return error;
     }
-    return mount_at(target, pctr_text(context, op->s2), op->n1, pctr_text(context, op->s3));
+    error = pctr_kept_root_move(context, op, target);
+    if (error == 0) {
+        error = mount_at(target, pctr_text(context, op->s2), op->n1, pctr_text(context, op->s3));
+    }
+    return error < 0 ? error : pctr_kept_root_give(context, op);
 }
 
 static uint64_t

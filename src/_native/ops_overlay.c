@@ -1,5 +1,6 @@
 /* A root of more layers than one page of mount options can name. */
 #define _GNU_SOURCE
+#include "kept_root.h"
 #include "nofile.h"
 #include "ops.h"
 #include "resolve.h"
@@ -94,15 +95,15 @@ pctr_op_overlay(struct pctr_context *context, const struct pctr_op *op)
     PCTR_AUTO_FD target =
         pctr_resolve(context, pctr_text(context, op->s1), op->flags, PCTR_MAKE_NOTHING);
 
-    if (target < 0) {
-        return target;
+    int error = target < 0 ? target : pctr_kept_root_move(context, op, target);
+    if (error == 0) {
+        pctr_nofile_raise();
+        error = open_all(context, op, &stack);
+        if (error >= 0) {
+            error = mount_stack(target, &stack, op->n1, pctr_text(context, op->s3));
+        }
+        close_all(&stack);
+        pctr_nofile_restore();
     }
-    pctr_nofile_raise();
-    int error = open_all(context, op, &stack);
-    if (error >= 0) {
-        error = mount_stack(target, &stack, op->n1, pctr_text(context, op->s3));
-    }
-    close_all(&stack);
-    pctr_nofile_restore();
-    return error;
+    return error < 0 ? error : pctr_kept_root_give(context, op);
 }

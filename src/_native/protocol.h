@@ -141,7 +141,8 @@ enum pctr_op_code {
     /* The file system, before the pivot; targets are resolved beneath the current root. */
     PCTR_OP_PROPAGATION = 30, /* n1 MS_PRIVATE or MS_SLAVE, recursively on / */
     PCTR_OP_ROOT = 31,        /* s1 the host's directory that is the root from here on */
-    PCTR_OP_MOUNT = 32,       /* s1 target, s2 type, s3 data, n1 MS_* flags */
+    PCTR_OP_MOUNT = 32,       /* s1 target, s2 type, s3 data, n1 MS_* flags; n2: what its layers and
+                                 flags are called, where another container's may take its place, or 0 */
     PCTR_OP_BIND = 33, /* arg slot of an opened tree, s1 target, n1 MS_* flags, n2 propagation */
     PCTR_OP_MAKE_DIR = 34,  /* s1 directory beneath the root, made with parents, n1 mode */
     PCTR_OP_MAKE_FILE = 35, /* s1 path, s2 data of `size` bytes, n1 mode, n2 uid << 32 | gid */
@@ -155,7 +156,7 @@ enum pctr_op_code {
     PCTR_OP_ENTER = 43,     /* the root is the / of the joined mount namespace */
     PCTR_OP_OPEN_TREE = 44, /* s1 the host's file or directory, arg slot that holds a copy of it */
     PCTR_OP_OVERLAY = 45, /* s1 target, s2 `size` bytes of strings: upper and work directory (empty:
-                             none), then the layers, topmost first; s3 more options, n1 MS_* flags */
+                             none), then the layers, topmost first; s3 more options, n1 MS_* flags, n2 as MOUNT has it */
     PCTR_OP_UNMOUNT = 46, /* s1 the host's path, at once and whoever uses it; no mount is success */
     PCTR_OP_STAY = 47,    /* setup only: says STARTED, and lives until it is killed */
 
@@ -191,6 +192,7 @@ enum pctr_record_kind {
     PCTR_RECORD_FAILED = 3,
     PCTR_RECORD_EXITED = 4,
     PCTR_RECORD_MOUNTS = 5, /* within the supervisor: its mount namespace comes along */
+    PCTR_RECORD_ROOT = 6,   /* within the supervisor: so does its root, for the next container */
 };
 
 /* Where a failure happened when no operation is to blame (`stage` of a FAILED record holds an

@@ -2,9 +2,11 @@
 #include "spares.h"
 
 #include "aside.h"
+#include "protocol.h"
 #include "tree.h"
 #include "util.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/fs.h>
@@ -18,9 +20,17 @@
 
 enum { PLACES = 8, NAME_SIZE = sizeof "spare-00" };
 
+/* A place of a directory, and of what is mounted there. */
+struct place {
+    enum { EMPTY, BEING_CLEANED, CLEAN } state;
+    uint64_t stack;  /* what that is made of; 0: nothing is */
+    int root;        /* that */
+    uint64_t due_ns; /* when it is taken down */
+};
+
 static struct {
     char parent[PATH_MAX]; /* of all of them */
-    enum { EMPTY, BEING_CLEANED, CLEAN } places[PLACES];
+    struct place places[PLACES];
 } spares;
 
 static void
@@ -41,27 +51,55 @@ rename_new(int parent, const char *from, const char *to)
     return pctr_result(syscall(SYS_renameat2, parent, from, parent, to, RENAME_NOREPLACE));
 }
 
-void
-pctr_spares_take(const char *parent, const char *name)
+static void
+take_down(struct place *place)
+{
+    if (place->stack != 0) {
+        pctr_aside_close(&place->root);
+        place->stack = 0;
+    }
+}
+
+/* Makes one that is mounted so the directory `name`: 1, 0 where there is none, or -errno. */
+static int
+take(int at, const char *name, uint64_t stack, int *root)
 {
     char spare[NAME_SIZE];
 
+    for (unsigned i = 0; i < PLACES; i++) {
+        struct place *place = &spares.places[i];
+        if (place->state != CLEAN || place->stack != stack) {
+            continue;
+        }
+        name_of(i, spare);
+        int error = rename_new(at, spare, name);
+        if (error < 0 && error != -ENOENT) {
+            return error;
+        }
+        place->state = EMPTY;
+        if (error == 0) {
+            *root = stack != 0 ? place->root : -1;
+            place->stack = 0;
+            return 1;
+        }
+        take_down(place);
+    }
+    return 0;
+}
+
+int
+pctr_spares_take(const char *parent, const char *name, uint64_t stack)
+{
+    int root = -1;
+
     if (strcmp(parent, spares.parent) != 0) {
-        return;
+        return -1;
     }
     PCTR_AUTO_FD at = open_parent();
-    for (unsigned place = 0; place < PLACES; place++) {
-        if (spares.places[place] == CLEAN) {
-            name_of(place, spare);
-            int error = rename_new(at, spare, name);
-            if (error == 0 || error == -ENOENT) {
-                spares.places[place] = EMPTY;
-            }
-            if (error != -ENOENT) {
-                return;
-            }
-        }
+    if (take(at, name, stack, &root) == 0 && stack != 0) {
+        (void)take(at, name, 0, &root);
     }
+    return root;
 }
 
 struct entry {
@@ -108,29 +146,46 @@ unused(int directory)
     return upper >= 0 && holds_only(upper, mount_points, 3);
 }
 
+static int
+open_spare(int parent, unsigned place)
+{
+    char name[NAME_SIZE];
+
+    name_of(place, name);
+    return pctr_openat2(parent, name, O_PATH | O_DIRECTORY, 0, 0);
+}
+
+static void
+remove_spare(int parent, unsigned place)
+{
+    char name[NAME_SIZE];
+    PCTR_AUTO_FD directory = open_spare(parent, place);
+
+    take_down(&spares.places[place]);
+    if (directory >= 0) {
+        pctr_spares_strip(directory);
+        (void)unlinkat(directory, "work", AT_REMOVEDIR);
+        (void)unlinkat(directory, "upper", AT_REMOVEDIR);
+        name_of(place, name);
+        (void)unlinkat(parent, name, AT_REMOVEDIR);
+    }
+    spares.places[place].state = EMPTY;
+}
+
 /* Those of another store are in its way. */
 static bool
 move_to(const char *parent)
 {
-    static const char *const inner[] = {"work", "upper"};
-    char name[NAME_SIZE], path[NAME_SIZE + sizeof "/upper"];
-
     if (strcmp(parent, spares.parent) == 0) {
         return true;
     }
     PCTR_AUTO_FD at = open_parent();
-    for (unsigned place = 0; place < PLACES; place++) {
-        if (spares.places[place] == BEING_CLEANED) {
+    for (unsigned i = 0; i < PLACES; i++) {
+        if (spares.places[i].state == BEING_CLEANED) {
             return false;
         }
-        if (spares.places[place] == CLEAN) {
-            name_of(place, name);
-            for (unsigned i = 0; i < 2; i++) {
-                (void)snprintf(path, sizeof path, "%s/%s", name, inner[i]);
-                (void)unlinkat(at, path, AT_REMOVEDIR);
-            }
-            (void)unlinkat(at, name, AT_REMOVEDIR);
-            spares.places[place] = EMPTY;
+        if (spares.places[i].state == CLEAN) {
+            remove_spare(at, i);
         }
     }
     if (strlen(parent) >= sizeof spares.parent) {
@@ -141,40 +196,97 @@ move_to(const char *parent)
 }
 
 bool
-pctr_spares_give(const char *parent, const char *name)
+pctr_spares_give(const char *parent, const char *name, int *root, uint64_t stack)
 {
-    unsigned place = 0;
+    unsigned i = 0;
     char spare[NAME_SIZE];
+    bool mounted = *root >= 0 && stack != 0;
 
     if (!move_to(parent)) {
         return false;
     }
-    while (place < PLACES && spares.places[place] != EMPTY) {
-        place++;
+    while (i < PLACES && spares.places[i].state != EMPTY) {
+        i++;
     }
-    if (place == PLACES) {
+    if (i == PLACES) {
         return false;
     }
     PCTR_AUTO_FD at = open_parent();
     PCTR_AUTO_FD directory = pctr_openat2(at, name, O_PATH | O_DIRECTORY, 0, 0);
-    name_of(place, spare);
+    name_of(i, spare);
     if (directory < 0 || !unused(directory) || rename_new(at, name, spare) < 0) {
         return false;
     }
-    if (pctr_aside_order(PCTR_ASIDE_CLEAN, place, directory) < 0) {
+    if (pctr_aside_order(mounted ? PCTR_ASIDE_CHECK : PCTR_ASIDE_CLEAN, i, directory) < 0) {
         /* Nobody will clean it. */
         (void)rename_new(at, spare, name);
         return false;
     }
-    spares.places[place] = BEING_CLEANED;
+    spares.places[i] = (struct place){
+        .state = BEING_CLEANED,
+        .stack = mounted ? stack : 0,
+        .root = mounted ? pctr_steal_fd(root) : -1,
+    };
     return true;
 }
 
 void
 pctr_spares_cleaned(unsigned place, bool clean)
 {
-    if (place < PLACES && spares.places[place] == BEING_CLEANED) {
-        spares.places[place] = clean ? CLEAN : EMPTY;
+    if (place >= PLACES || spares.places[place].state != BEING_CLEANED) {
+        return;
+    }
+    spares.places[place].state = clean ? CLEAN : EMPTY;
+    spares.places[place].due_ns = pctr_now_ns() + PCTR_READY_NS;
+    if (!clean) {
+        take_down(&spares.places[place]);
+    }
+}
+
+static bool
+is_mounted(const struct place *place)
+{
+    return place->state == CLEAN && place->stack != 0;
+}
+
+int
+pctr_spares_wait(void)
+{
+    uint64_t now = pctr_now_ns(), soonest = UINT64_MAX;
+
+    for (unsigned i = 0; i < PLACES; i++) {
+        if (is_mounted(&spares.places[i]) && spares.places[i].due_ns < soonest) {
+            soonest = spares.places[i].due_ns;
+        }
+    }
+    if (soonest == UINT64_MAX) {
+        return -1;
+    }
+    return soonest <= now ? 0 : (int)((soonest - now) / 1000000u) + 1;
+}
+
+void
+pctr_spares_due(void)
+{
+    if (pctr_spares_wait() != 0) {
+        return;
+    }
+    uint64_t now = pctr_now_ns();
+    PCTR_AUTO_FD at = open_parent();
+    for (unsigned i = 0; i < PLACES; i++) {
+        struct place *place = &spares.places[i];
+        if (!is_mounted(place) || place->due_ns > now) {
+            continue;
+        }
+        PCTR_AUTO_FD directory = open_spare(at, i);
+        take_down(place);
+        place->state = BEING_CLEANED;
+        if (directory < 0) {
+            place->state = EMPTY;
+        }
+        else if (pctr_aside_order(PCTR_ASIDE_CLEAN, i, directory) < 0) {
+            pctr_spares_cleaned(i, pctr_spares_clean(directory, i, false));
+        }
     }
 }
 
@@ -207,23 +319,57 @@ has_no_attributes(int directory)
                          strcmp(names, "user.overlay.uuid") == 0));
 }
 
-/* No container sees the work directory: so that is what the other looked like when it was made. */
+/* Whether nothing is left in what overlay works in but its mark that it does. */
 static bool
-as_new(int directory)
+rests(int work)
+{
+    static const char *const own[] = {"work"}, *const marks[] = {"incompat"};
+    PCTR_AUTO_FD inner = pctr_openat2(work, "work", O_RDONLY | O_DIRECTORY, 0, 0);
+
+    return inner >= 0 && holds_only(work, own, 1) && holds_only(inner, marks, 1);
+}
+
+/* Whether the mount points are as they were made. */
+static bool
+are_new(int upper, const struct looks *made)
+{
+    for (unsigned i = 0; i < sizeof mount_points / sizeof mount_points[0]; i++) {
+        struct stat status;
+        PCTR_AUTO_FD point = pctr_openat2(upper, mount_points[i], O_RDONLY | O_DIRECTORY, 0, 0);
+        if (point == -ENOENT) {
+            continue;
+        }
+        if (point < 0 || fstat(point, &status) < 0 || status.st_mode != (S_IFDIR | 0755) ||
+            status.st_uid != made->status.st_uid || status.st_gid != made->status.st_gid ||
+            !holds_only(point, NULL, 0)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* No container sees the work directory: so that is what the other looked like when it was made, but for
+ * its size where both hold something. */
+static bool
+as_new(int directory, bool mounted)
 {
     struct looks made, now;
     PCTR_AUTO_FD work = pctr_openat2(directory, "work", O_RDONLY | O_DIRECTORY, 0, 0);
     PCTR_AUTO_FD upper = pctr_openat2(directory, "upper", O_RDONLY | O_DIRECTORY, 0, 0);
 
-    if (work < 0 || upper < 0 || !holds_only(work, NULL, 0) || !holds_only(upper, NULL, 0) ||
-        !look(work, &made) || !look(upper, &now)) {
+    if (work < 0 || upper < 0 || !look(work, &made) || !look(upper, &now)) {
+        return false;
+    }
+    if (mounted ? !rests(work) || !holds_only(upper, mount_points, 3) || !are_new(upper, &made)
+                : !holds_only(work, NULL, 0) || !holds_only(upper, NULL, 0)) {
         return false;
     }
     now.extended.fsx_xflags &= ~(unsigned)FS_XFLAG_HASATTR;
     made.extended.fsx_xflags &= ~(unsigned)FS_XFLAG_HASATTR;
+    bool as_large = now.status.st_size == made.status.st_size ||
+                    (mounted && now.status.st_size <= now.status.st_blksize);
     return now.status.st_mode == (S_IFDIR | 0755) && now.status.st_uid == made.status.st_uid &&
-           now.status.st_gid == made.status.st_gid && now.status.st_size == made.status.st_size &&
-           now.flags == made.flags &&
+           now.status.st_gid == made.status.st_gid && as_large && now.flags == made.flags &&
            memcmp(&now.extended, &made.extended, sizeof now.extended) == 0 &&
            has_no_attributes(upper) && futimens(upper, NULL) == 0;
 }
@@ -247,13 +393,15 @@ pctr_spares_strip(int directory)
 }
 
 bool
-pctr_spares_clean(int directory, unsigned place)
+pctr_spares_clean(int directory, unsigned place, bool mounted)
 {
     struct pctr_tree_error error;
     char name[NAME_SIZE];
 
-    pctr_spares_strip(directory);
-    if (as_new(directory)) {
+    if (!mounted) {
+        pctr_spares_strip(directory);
+    }
+    if (as_new(directory, mounted)) {
         return true;
     }
     PCTR_AUTO_FD parent = openat(directory, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

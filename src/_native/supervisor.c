@@ -8,6 +8,7 @@
 #include "job.h"
 #include "netpool.h"
 #include "ready.h"
+#include "spares.h"
 #include "spawn.h"
 #include "userns.h"
 #include "util.h"
@@ -96,6 +97,19 @@ network_of(const struct pctr_plan_view *plan)
     return NULL;
 }
 
+/* What the root is made of; 0 where it is nobody else's, before or after. */
+static uint64_t
+stack_of(const struct pctr_plan_view *plan)
+{
+    for (unsigned i = 0; i < plan->nops; i++) {
+        uint16_t code = plan->ops[i].code;
+        if ((code == PCTR_OP_MOUNT || code == PCTR_OP_OVERLAY) && plan->ops[i].n2 != 0) {
+            return plan->ops[i].n2;
+        }
+    }
+    return 0;
+}
+
 /* While the container just cloned goes its way, the next one's network is made; not while others are
  * under way: then all processors are busy, and work done in advance would be in the way of theirs.  One
  * more than ever before is no such work, it will be used again and again. */
@@ -165,13 +179,15 @@ launch(struct pctr_job *job, struct pctr_spawn *spawn, const struct pctr_body *b
         job->unchanging = network->n1 != 0 && !(request->flags & PCTR_START_REPORT);
         pctr_netpool_take(&job->network, job->unchanging);
     }
-    pctr_cleanup_reuse(job->cleanup, job->cleanup_size);
+    job->stack = stack_of(&context->plan);
+    context->kept_root = pctr_cleanup_reuse(job->cleanup, job->cleanup_size, job->stack);
     context->target = target;
     context->report = report;
     context->network = job->network.ns;
     context->crowded = pctr_job_awaited(job);
     pid_t pid = pctr_spawn(spawn);
     pctr_close(&context->cgroup);
+    pctr_close(&context->kept_root);
     if (pid < 0) {
         return pid;
     }
@@ -254,6 +270,7 @@ start(char *message, size_t got, int *fds, unsigned count)
                                               .supervisor = state.own_pidfd,
                                               .report = -1,
                                               .network = -1,
+                                              .kept_root = -1,
                                               .terminal = -1,
                                               .record = &job->record};
         error = launch(job, &spawn, &body);
@@ -495,6 +512,13 @@ prepare(int *signals)
     return error >= 0 ? watch(*signals, EVENT_CHILD) : error;
 }
 
+/* Of two times to wait, -1 for no end. */
+static int
+sooner(int one, int other)
+{
+    return other < 0 || (one >= 0 && one < other) ? one : other;
+}
+
 int
 pctr_supervisor_run(void)
 {
@@ -506,8 +530,7 @@ pctr_supervisor_run(void)
         return 1;
     }
     while (!state.leaving || pctr_job_next(NULL) != NULL) {
-        int hurry = pctr_job_hurry(), ready = pctr_ready_wait();
-        int wait = ready >= 0 && (hurry < 0 || ready < hurry) ? ready : hurry;
+        int wait = sooner(pctr_job_hurry(), sooner(pctr_ready_wait(), pctr_spares_wait()));
         int count = epoll_wait(state.epoll, events, 16, wait);
         for (int i = 0; i < count; i++) {
             if (!state.leaving || events[i].data.u64 == EVENT_CHILD) {
@@ -516,6 +539,7 @@ pctr_supervisor_run(void)
         }
         if (!state.leaving) {
             start_ready();
+            pctr_spares_due();
             watch_aside();
         }
         if (state.leaving && !told) {

@@ -8,8 +8,8 @@ When nobody asks for it within `READY_SECONDS`, it is removed.
 
 It is used only where it is what would be set up now: it comes from the same recipe. What a plan names but
 does not hold (a directory of the host that is bound in) might have become another one, so containers with
-such things are not set up in advance; layers are known by their inodes, which nobody else gets while they are
-mounted.
+such things are not set up in advance; a recipe knows its layers by their inodes, which nobody else gets while
+they are mounted.
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ class Ready:
     """A container that the supervisor was asked to set up."""
 
     recipe: Recipe
-    inodes: tuple[tuple[int, int], ...]
     container: str
     """Its id."""
     job: int
@@ -96,7 +95,7 @@ class Advance:
             if found is None or found.recipe is not recipe:
                 return None
             self._ready = None
-        return found if found.inodes == _inodes(recipe.lower) else None
+        return found
 
     def worthwhile(self, recipe: Recipe | None) -> bool:
         """Whether one more of the kind that is being run is likely to be wanted. To be asked once a run."""
@@ -108,8 +107,7 @@ class Advance:
     def order(self, recipe: Recipe, container: str) -> None:
         """Has one set up, of that id; not where the program that is under way ends with a signal, or never
         began. Raises `SupervisorError`."""
-        inodes = _inodes(recipe.lower)
-        if inodes is None or not possible(recipe):
+        if not possible(recipe):
             return
         plan, cleanup = recipe.set_up(container), recipe.cleanup(container)
         if len(plan) + len(cleanup) > _sys.MAX_INLINE:
@@ -118,13 +116,4 @@ class Advance:
         decided, at_once = recipe.decided, self._idle < _SHORT
         self._supervisor.make_ready(job, plan, cleanup, decided.lock, flags=decided.flags, at_once=at_once)
         with self._lock:
-            self._ready = Ready(recipe, inodes, container, job)
-
-
-def _inodes(paths: tuple[str, ...]) -> tuple[tuple[int, int], ...] | None:
-    """What lies there; None where one of them is gone."""
-    try:
-        found = [os.stat(path) for path in paths]
-    except OSError:
-        return None
-    return tuple([(status.st_dev, status.st_ino) for status in found])
+            self._ready = Ready(recipe, container, job)

@@ -46,6 +46,8 @@ class Recipe:
     config: ImageConfig
     who: Identity
     decided: Decided
+    _inodes: tuple[tuple[int, int], ...]
+    """Of `lower`: those that are there now may be others, under the same names."""
     _set_up: bytes
     _latest: tuple[tuple[bytes, ...] | None, Request] | None = None
     """What was asked for last, by its arguments: the same again, as a rule."""
@@ -54,7 +56,11 @@ class Recipe:
         if self.store is None or root is None:
             same = self.store is None and root is None
         else:
-            same = self.store() is root.store and self.lower == root.lower
+            same = (
+                self.store() is root.store
+                and self.lower == root.lower
+                and self._inodes == _inodes(root.lower)
+            )
         return (
             same
             and (self.config is config or self.config == config)
@@ -123,22 +129,46 @@ def find(here: Session, image: Image, options: Options) -> Recipe | None:
 
 def _make(here: Session, image: Image, options: Options, root: LayeredRoot | None, who: Identity) -> Recipe:
     wiring = Wiring(options, _NOBODY, lasting=False)
+    inodes = () if root is None else _inodes(root.lower)
     try:
-        decided = decide_once(here, image, options, _NOBODY, wiring)
+        decided = decide_once(here, image, options, _NOBODY, wiring, inodes=inodes)
     finally:
         wiring.close()
     lower, store = ((), None) if root is None else (root.lower, weakref.ref(root.store))
-    return Recipe(lower, store, options, image.config, who, decided, decided.plan.set_up())
+    return Recipe(lower, store, options, image.config, who, decided, inodes, decided.plan.set_up())
 
 
-def decide_once(here: Session, image: Image, options: Options, container: str, wiring: Wiring) -> Decided:
-    """A container that is removed with its program; its start makes what directories it has."""
+def _inodes(paths: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Device and inode of what lies there; none where one of them is gone."""
+    try:
+        found = [os.stat(path) for path in paths]
+    except OSError:
+        return ()
+    return tuple([(status.st_dev, status.st_ino) for status in found])
+
+
+def decide_once(
+    here: Session,
+    image: Image,
+    options: Options,
+    container: str,
+    wiring: Wiring,
+    *,
+    inodes: tuple[tuple[int, int], ...] = (),
+) -> Decided:
+    """A container that is removed with its program; its start makes what directories it has. `inodes` are
+    those of the image's layers, where the caller knows them."""
     root = launch.root_of(image)
     layer, directory = plan.Root(), None
     if root is not None:
         directory = root.store.own_containers().unmade(container)
         layer = plan.Root(
-            root.lower, directory.upper, directory.work, unmade=directory.path, volumes=directory.volumes
+            root.lower,
+            directory.upper,
+            directory.work,
+            unmade=directory.path,
+            volumes=directory.volumes,
+            inodes=inodes,
         )
     return execution.decide(
         here,

@@ -187,6 +187,8 @@ class Root:
     gives: bool = False
     """The mount namespace that will keep the scratch file system is handed over, through a socket
     that is the last of the request's descriptors."""
+    inodes: tuple[tuple[int, int], ...] = ()
+    """Device and inode of each layer, where they are known."""
 
 
 @attrs.frozen
@@ -263,7 +265,7 @@ def container(
             for path, mode in ((root.unmade, 0o700), (root.upper, 0o755), (root.work, 0o700)):
                 setup.mkdir(path, mode, flags=EXISTS)
         _open_volumes(setup, shape, root, template.volumes)
-        _layered_root(setup, shape, root, floor=shape.floor)
+        _layered_root(setup, shape, root, floor=shape.floor, stack=_stack(shape, root))
     setup.extend(template.after_root)
     setup.hostname(hostname)
     if tty is not None:
@@ -275,6 +277,14 @@ def container(
 def reuses(shape: Shape, root: Root) -> bool:
     """Whether the writable layer's directory may be one that another container did not write to."""
     return bool(root.unmade) and not shape.volumes
+
+
+def _stack(shape: Shape, root: Root) -> int:
+    """What its layers are called where it may be mounted for the next container, too: nobody can have kept
+    a way in."""
+    if not root.inodes or not reuses(shape, root) or not _confined(shape):
+        return 0
+    return overlay.stack_of(root.lower, root.inodes, shape.floor, shape.root_flags, shape.rootless)
 
 
 def files(ops: Ops, shape: Shape, root: Root) -> None:
@@ -332,7 +342,7 @@ def _scratch(ops: Ops, shape: Shape, root: Root, *, first_fd: int) -> None:
             ops.remove_tree(shape.place.base, name)
 
 
-def _layered_root(ops: Ops, shape: Shape, root: Root, *, floor: str = "") -> None:
+def _layered_root(ops: Ops, shape: Shape, root: Root, *, floor: str = "", stack: int = 0) -> None:
     if root.used:
         # overlay marks a volatile layer's work directory, and takes it only once.
         ops.remove_tree(*os.path.split(root.work))
@@ -346,6 +356,7 @@ def _layered_root(ops: Ops, shape: Shape, root: Root, *, floor: str = "") -> Non
         flags=shape.root_flags,
         userxattr=shape.rootless,
         durable=root.durable,
+        stack=stack,
     )
 
 
@@ -531,9 +542,14 @@ def _shared(shape: Shape) -> bool:
 def _cannot_change_network(shape: Shape) -> bool:
     """Whether nothing in such a container has the right to change its network namespace, or a way to hand
     something of it to others."""
-    confined = shape.program.capabilities & ~_MAY_HAVE == 0 and shape.program.seccomp is not None
     sysctls = shape.sysctls or "/proc/sys" not in shape.readonly or shape.writable_sys
-    return confined and not sysctls and not _shared(shape)
+    return _confined(shape) and not sysctls
+
+
+def _confined(shape: Shape) -> bool:
+    """Whether such a container has no more rights than usual, and nothing that others have, too."""
+    usual = shape.program.capabilities & ~_MAY_HAVE == 0 and shape.program.seccomp is not None
+    return usual and not _shared(shape)
 
 
 def _root_mounts(shape: Shape) -> list[str]:

@@ -7,6 +7,7 @@ container's own mount namespace, so it is gone with the container whatever happe
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import stat
 from collections.abc import Sequence
@@ -87,14 +88,24 @@ def layered_root(
     flags: int,
     userxattr: bool,
     durable: bool = False,
+    stack: int = 0,
 ) -> None:
     """The layers `lower` (topmost first) with the writable layer `upper`; what is synced in a `durable` one
-    survives a crash of the machine.
+    survives a crash of the machine. `stack` as in `Ops.mount`.
 
     Raises InvalidImage for more than `MAX_LAYERS`.
     """
-    writable_layers(ops, "root", lower, upper, work, flags=flags, userxattr=userxattr, durable=durable)
+    writable_layers(
+        ops, "root", lower, upper, work, flags=flags, userxattr=userxattr, durable=durable, stack=stack
+    )
     ops.root(root_at(base))
+
+
+def stack_of(lower: Sequence[str], inodes: Sequence[tuple[int, int]], *about: object) -> int:
+    """A number for these layers, with their (device, inode), and what else there is to be said `about` a
+    mount of them. Nobody else gets an inode that is mounted."""
+    text = repr((*lower, *inodes, *about)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") or 1
 
 
 def writable_layers(
@@ -107,13 +118,16 @@ def writable_layers(
     flags: int,
     userxattr: bool,
     durable: bool = False,
+    stack: int = 0,
 ) -> None:
     """The same, on `target` in the scratch file system, which is the root while this is done."""
     data = _options(lower, upper, work, userxattr=userxattr, durable=durable)
     if len(os.fsencode(data)) <= _MAX_DATA:
-        ops.mount(target, "overlay", flags, data)
+        ops.mount(target, "overlay", flags, data, stack=stack)
     else:
-        many_layers(ops, target, lower, upper, work, flags=flags, userxattr=userxattr, durable=durable)
+        many_layers(
+            ops, target, lower, upper, work, flags=flags, userxattr=userxattr, durable=durable, stack=stack
+        )
 
 
 def many_layers(
@@ -126,13 +140,14 @@ def many_layers(
     flags: int,
     userxattr: bool,
     durable: bool = False,
+    stack: int = 0,
 ) -> None:
     """The same on `target` for any number of layers, and without a writable one where `upper` is not
     given; `lower` then needs two. Raises InvalidImage for more than `MAX_LAYERS`."""
     if len(lower) > MAX_LAYERS:
         raise InvalidImage(f"an image of {len(lower)} layers: the kernel stacks at most {MAX_LAYERS}")
     more = ([_VOLATILE] if upper and not durable else []) + [_USERXATTR if userxattr else _PLAIN]
-    ops.overlay(target, lower, upper, work, flags=flags, more=",".join(more))
+    ops.overlay(target, lower, upper, work, flags=flags, more=",".join(more), stack=stack)
 
 
 _LOOKED_INTO = MS_RDONLY | MS_NOSUID | MS_NODEV

@@ -254,9 +254,12 @@ class Ops:
     def root(self, path: str) -> None:
         self.add(OP["ROOT"], s1=self.data.text(path))
 
-    def mount(self, target: str, fstype: str, flags: int = 0, data: str = "", *, how: int = 0) -> None:
+    def mount(
+        self, target: str, fstype: str, flags: int = 0, data: str = "", *, how: int = 0, stack: int = 0
+    ) -> None:
+        """With a `stack`, another container's of that number may take its place, and it that of others."""
         text = self.data.text
-        self.add(OP["MOUNT"], how, s1=text(target), s2=text(fstype), s3=text(data), n1=flags)
+        self.add(OP["MOUNT"], how, s1=text(target), s2=text(fstype), s3=text(data), n1=flags, n2=stack)
 
     def overlay(
         self,
@@ -266,9 +269,10 @@ class Ops:
         work: str = "",
         flags: int = 0,
         more: str = "",
+        stack: int = 0,
     ) -> None:
         """Any number of layers, topmost first; `more` are further mount options. Without `upper` it is
-        read-only."""
+        read-only. `stack` is as in `mount`."""
         data = self.data
         names = b"".join(os.fsencode(path) + b"\0" for path in (upper, work, *lower))
         self.add(
@@ -278,6 +282,7 @@ class Ops:
             s3=data.text(more),
             size=len(names),
             n1=flags,
+            n2=stack,
         )
 
     def unmount(self, path: str, *, flags: int = 0) -> None:
