@@ -7,8 +7,11 @@ import fcntl
 import gc
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +22,7 @@ import leaks
 import pycontainer as pc
 from conftest import need
 from containers import ROOT, until
-from host_process import Host, Traces
+from host_process import Host, Traces, children, name
 
 BUSYBOX = Path("/bin/busybox")
 _GETFLAGS, _SETFLAGS, _NOATIME = 0x80086601, 0x40086602, 0x80
@@ -205,10 +208,10 @@ def test_what_was_written_to_is_not_mounted_again(image: pc.Image, change: str) 
 
 def test_each_image_has_its_own(rootfs: Path, tmp_path: Path) -> None:
     images = []
-    for name in ("a", "b", "c"):
-        shutil.copytree(rootfs, tmp_path / name, symlinks=True)
-        (tmp_path / name / "etc/motd").write_text(name)
-        images.append(pc.Image.from_directory(tmp_path / name))
+    for title in ("a", "b", "c"):
+        shutil.copytree(rootfs, tmp_path / title, symlinks=True)
+        (tmp_path / title / "etc/motd").write_text(title)
+        images.append(pc.Image.from_directory(tmp_path / title))
     for _ in range(4):
         assert [sh(image, "cat /etc/motd; rm /etc/motd") for image in images] == ["a", "b", "c"]
         assert [sh(image, "cat /etc/motd") for image in images] == ["a", "b", "c"]
@@ -229,14 +232,56 @@ def test_layers_that_are_others_under_the_same_name(rootfs: Path) -> None:
 
 @pytest.mark.skipif(not ROOT, reason="these are root's")
 @pytest.mark.parametrize(
-    "options",
-    [{"privileged": True}, {"mounts": [pc.bind("/tmp", "/mnt")]}, {"seccomp": "unconfined"}],
-    ids=["privileged", "bind", "no filter"],
+    "options", [{"privileged": True}, {"seccomp": "unconfined"}], ids=["privileged", "no filter"]
 )
-def test_who_could_keep_a_way_in_has_one_alone(image: pc.Image, options: dict[str, object]) -> None:
+def test_with_more_rights_it_is_nobody_elses(image: pc.Image, options: dict[str, object]) -> None:
     clean_spares()
     during_a_run(image, lambda upper: upper, **options)
     until(lambda: all(map(is_clean, spares())), "it is not kept", seconds=0.2)
+
+
+def test_who_may_have_handed_it_on_leaves_none(rootfs: Path, tmp_path: Path) -> None:
+    """A descriptor of its root, sent through a socket, would be a way into the next container."""
+    (tmp_path / "shared").mkdir()
+    ours, theirs = socket.socketpair()
+    at = tmp_path / "store"
+    image = pc.Image.from_directory(rootfs, store=pc.Store(at))
+    with ours, theirs:
+        for options in (
+            {"stdin": theirs},
+            {"stdout": theirs},
+            {"pass_fds": (theirs.fileno(),)},
+            {"mounts": [pc.bind(tmp_path / "shared", "/etc")]},
+            {"network": "host"},
+        ):
+            for _ in range(3):
+                # Without an init process, none is set up in advance, which had nothing to hand on yet.
+                assert image.run(["true"], init=False, **options).returncode == 0
+            assert not directories(at), options
+    assert image.run(["true"], init=False).returncode == 0
+    until(lambda: spares(at), "one that was alone leaves its own")
+
+
+def test_without_the_process_aside(rootfs: Path, tmp_path: Path) -> None:
+    """It is killed with all that it was asked for: containers go on, and nothing stays mounted."""
+    script = """
+        image = pc.Image.from_directory(os.environ["ROOT"])
+        for count in range(60):
+            seen = image.run(["ls", "/"], capture_output=True).stdout
+            assert seen == b"bin\\ndev\\netc\\nproc\\nsys\\n", seen
+            if count == 5:
+                say(client.default().pid)
+            time.sleep(0.005)
+        say("done")
+    """
+    with Host(script, tmp_path, env={"ROOT": str(rootfs)}) as host:
+        (aside,) = [pid for pid in children(int(host.line())) if name(pid) == "pycontainer-net"]
+        os.kill(aside, signal.SIGSTOP)
+        time.sleep(0.05)
+        os.kill(aside, signal.SIGKILL)
+        assert host.line(30) == "done"
+        host.finish(timeout=30)
+        Traces(host.store).await_nothing(2.0)
 
 
 @pytest.mark.skipif(not ROOT, reason="mounts on the host")
@@ -264,8 +309,8 @@ def test_many_at_once(image: pc.Image) -> None:
 
 
 def test_of_another_store(rootfs: Path, tmp_path: Path) -> None:
-    for name in ("a", "b", "a", "b"):
-        image = pc.Image.from_directory(rootfs, store=pc.Store(tmp_path / name))
+    for title in ("a", "b", "a", "b"):
+        image = pc.Image.from_directory(rootfs, store=pc.Store(tmp_path / title))
         for _ in range(3):
             assert sh(image, "ls -d /mark 2>/dev/null; touch /mark; ls /mark") == "/mark"
             sh(image, "true")

@@ -147,6 +147,7 @@ pctr_aside_receive(void)
         /* It was found dead: it will not come back. */
         pctr_close(&aside.sock);
         pctr_netpool_arrived(NULL, 0);
+        pctr_spares_abandoned();
     }
     while (count > 0) {
         pctr_close(&fds[--count]);

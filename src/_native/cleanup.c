@@ -141,9 +141,11 @@ pctr_cleanup_reuse(char *plan, size_t size, uint64_t stack)
 static bool
 reuse(const struct pctr_context *context, const struct pctr_op *op, int *root, uint64_t stack)
 {
+    if (root == NULL) {
+        return false;
+    }
     bool taken = op->n1 != 0 && pctr_spares_give(pctr_text(context, op->s1),
                                                  pctr_text(context, op->s2), root, stack);
-
     /* What is still mounted would keep what is removed. */
     pctr_aside_close(root);
     return taken;

@@ -22,7 +22,8 @@ void pctr_cleanup_run(char *plan, size_t size);
 void pctr_cleanup_last(char *plan, size_t size);
 
 /* Removes the plan's trees, which may take long, in a child.  Returns its PID, or 0 when the
- * plan names no tree.  Takes over what `root` and `stack` say of the one that is a container's. */
+ * plan names no tree.  Takes over what `root` and `stack` say of the one that is a container's;
+ * without a `root`, it is used by nobody again. */
 pid_t pctr_cleanup_trees(char *plan, size_t size, int *root, uint64_t stack);
 
 #endif

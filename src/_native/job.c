@@ -258,7 +258,11 @@ pctr_job_ended(struct pctr_job *job)
 {
     job->pid = 0;
     pctr_aside_close(&job->mounts);
-    job->cleaner = pctr_cleanup_trees(job->cleanup, job->cleanup_size, &job->root, job->stack);
+    if (job->linked) {
+        pctr_aside_close(&job->root);
+    }
+    job->cleaner = pctr_cleanup_trees(job->cleanup, job->cleanup_size,
+                                      job->linked ? NULL : &job->root, job->stack);
     if (job->cleaner == 0) {
         finish(job);
     }

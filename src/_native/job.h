@@ -26,7 +26,9 @@ struct pctr_job {
     bool told;         /* the client has the final record; what it left behind lives on */
     bool reported;     /* the init process has said how its program ended */
     bool unchanging;   /* nothing in it may change its network */
-    uint64_t stack;    /* what its root is made of; 0: that is nobody else's */
+    bool
+        linked; /* it was given a socket: what it had opened may be somebody else's, too (unix(7)) */
+    uint64_t stack;              /* what its root is made of; 0: that is nobody else's */
     struct pctr_network network; /* lent to it by the pool */
     char *cleanup;               /* plan to run after the exit; malloc'd */
     size_t cleanup_size;

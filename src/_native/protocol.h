@@ -156,7 +156,8 @@ enum pctr_op_code {
     PCTR_OP_ENTER = 43,     /* the root is the / of the joined mount namespace */
     PCTR_OP_OPEN_TREE = 44, /* s1 the host's file or directory, arg slot that holds a copy of it */
     PCTR_OP_OVERLAY = 45, /* s1 target, s2 `size` bytes of strings: upper and work directory (empty:
-                             none), then the layers, topmost first; s3 more options, n1 MS_* flags, n2 as MOUNT has it */
+                             none), then the layers, topmost first; s3 more options, n1 MS_* flags, n2
+                             as MOUNT has it */
     PCTR_OP_UNMOUNT = 46, /* s1 the host's path, at once and whoever uses it; no mount is success */
     PCTR_OP_STAY = 47,    /* setup only: says STARTED, and lives until it is killed */
 

@@ -156,6 +156,7 @@ pctr_ready_go(const char *message, size_t got, int *fds, unsigned count)
         return false;
     }
     job->channel = pctr_steal_fd(&fds[0]);
+    job->linked = pctr_any_socket(fds + first, count - first);
     job->flags = request->flags;
     job->kill_ns = 0;
     job->began_ns = pctr_now_ns();

@@ -243,6 +243,14 @@ pctr_spares_cleaned(unsigned place, bool clean)
     }
 }
 
+void
+pctr_spares_abandoned(void)
+{
+    for (unsigned i = 0; i < PLACES; i++) {
+        pctr_spares_cleaned(i, false);
+    }
+}
+
 static bool
 is_mounted(const struct place *place)
 {

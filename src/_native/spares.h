@@ -31,6 +31,9 @@ void pctr_spares_strip(int directory);
 /* The answer to an order: whether the one in this place is as new. */
 void pctr_spares_cleaned(unsigned place, bool clean);
 
+/* There will be no more answers. */
+void pctr_spares_abandoned(void);
+
 /* For the process aside: makes the open `directory`, which lies in this place, as new, or removes it.
  * One that is mounted is as it is. */
 bool pctr_spares_clean(int directory, unsigned place, bool mounted);

@@ -256,6 +256,7 @@ start(char *message, size_t got, int *fds, unsigned count)
         job->held = pctr_steal_fd(&fds[first++]);
     }
     unsigned given = count - first;
+    job->linked = pctr_any_socket(fds + first, given);
     int error = pctr_body_open(&body, message, got, fds + first, &given);
     if (error < 0) {
         fail(job, PCTR_STAGE_REQUEST, error);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -132,6 +133,19 @@ pctr_receive_fds(int sock, void *data, size_t size, int *fds, unsigned *count, i
         return -EMFILE;
     }
     return got;
+}
+
+bool
+pctr_any_socket(const int *fds, unsigned count)
+{
+    struct stat status;
+
+    for (unsigned i = 0; i < count; i++) {
+        if (fstat(fds[i], &status) == 0 && S_ISSOCK(status.st_mode)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 int

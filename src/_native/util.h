@@ -3,6 +3,7 @@
 #define PCTR_UTIL_H
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -43,6 +44,9 @@ int pctr_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint6
 int pctr_send_fds(int sock, const void *data, size_t size, const int *fds, unsigned count,
                   int flags);
 ssize_t pctr_receive_fds(int sock, void *data, size_t size, int *fds, unsigned *count, int flags);
+
+/* Whether a socket is among them. */
+bool pctr_any_socket(const int *fds, unsigned count);
 
 /* Writes all of it with one write(2): control files take a value whole or not at all. */
 int pctr_write_file(const char *path, const void *data, size_t size);

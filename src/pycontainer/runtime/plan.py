@@ -275,13 +275,13 @@ def container(
 
 
 def reuses(shape: Shape, root: Root) -> bool:
-    """Whether the writable layer's directory may be one that another container did not write to."""
-    return bool(root.unmade) and not shape.volumes
+    """Whether the writable layer's directory may be one that another container did not write to, and be
+    another's afterwards."""
+    return bool(root.unmade) and not shape.volumes and _alone(shape)
 
 
 def _stack(shape: Shape, root: Root) -> int:
-    """What its layers are called where it may be mounted for the next container, too: nobody can have kept
-    a way in."""
+    """What its layers are called where it may be mounted for the next container, too."""
     if not root.inodes or not reuses(shape, root) or not _confined(shape):
         return 0
     return overlay.stack_of(root.lower, root.inodes, shape.floor, shape.root_flags, shape.rootless)
@@ -537,6 +537,12 @@ def _shared(shape: Shape) -> bool:
     """Whether it has something of the host's that others have, too: they may wait for the container to let
     go of it (umount(2)), or take from it what is handed on."""
     return bool(shape.devices) or any(isinstance(mount, BindMount) for mount in shape.mounts)
+
+
+def _alone(shape: Shape) -> bool:
+    """Whether nobody has anything together with it, through which it could hand on what it has opened: a
+    descriptor of its root, say, which would be a way into the next container's (unix(7), SCM_RIGHTS)."""
+    return not _shared(shape) and shape.own_network and not shape.joins_network
 
 
 def _cannot_change_network(shape: Shape) -> bool:
