@@ -71,9 +71,11 @@ class Taking:
         try:
             _drain.add(self, list(sinks))
         except BaseException:
-            for fd in sinks:
-                os.close(fd)
-            self._finished.set()
+            # Ctrl-C may come when the thread has them already, which closes them at their end.
+            if not _drain.has(self):
+                for fd in sinks:
+                    os.close(fd)
+                self._finished.set()
             raise
 
     def __contains__(self, fd: int | None) -> bool:
@@ -260,6 +262,8 @@ class _Drain:
                     if before is not None:
                         with suppress(OSError):
                             before.unregister(fd)
+                if before is None and self._epoll is not None:
+                    self._epoll.close()
                 self._epoll = before
                 raise
 
@@ -269,6 +273,10 @@ class _Drain:
         for fd in fds:
             self._outputs[fd] = output
             self._epoll.register(fd, select.EPOLLIN)
+
+    def has(self, output: Taking) -> bool:
+        with self._lock:
+            return output in self._outputs.values()
 
     def duplicate(self, output: Taking, fd: int) -> int | None:
         """A copy of a descriptor that is still read for `output`: here, nobody closes it meanwhile."""
@@ -291,10 +299,10 @@ class _Drain:
                 self._epoll.register(output.held.pop(), select.EPOLLIN)
 
     def _run(self, epoll: select.epoll) -> None:
+        with self._lock:
+            if self._epoll is not epoll:
+                return
         with epoll:
-            with self._lock:
-                if self._epoll is not epoll:
-                    return
             while True:
                 for fd, _ in epoll.poll():
                     output = self._outputs[fd]

@@ -218,8 +218,9 @@ class Process:
             del streams.readers[fd]
             setattr(self, name, self._file(fd, "r", bufsize))
         # What goes on to this process's own terminal is nobody's to read.
-        Taking(dict(streams.readers))
+        readers = dict(streams.readers)
         streams.readers.clear()
+        Taking(readers)
 
     def _open_terminal(self, streams: Streams, bufsize: int) -> None:
         master = streams.master

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from queue import SimpleQueue
 from types import TracebackType
@@ -18,8 +19,8 @@ _FEW_AMONG_OTHERS = 16 << 20
 # nobody.
 _AHEAD = 16
 
-_counting = threading.Lock()
-_under_way = 0
+_under_way: set[Hashing] = set()
+os.register_at_fork(after_in_child=_under_way.clear)
 
 
 class Hashing:
@@ -40,7 +41,7 @@ class Hashing:
     def update(self, piece: bytes) -> None:
         """Appends `piece`; waits while too many others are to be hashed before it."""
         if self._thread is None:
-            if self._seen < (_FEW if _under_way == 1 else _FEW_AMONG_OTHERS):
+            if self._seen < (_FEW if len(_under_way) == 1 else _FEW_AMONG_OTHERS):
                 self._seen += len(piece)
                 self._hash.update(piece)
                 return
@@ -62,17 +63,13 @@ class Hashing:
             self._room.put(None)
 
     def __enter__(self) -> Hashing:
-        global _under_way
-        with _counting:
-            _under_way += 1
+        _under_way.add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _under_way
-        with _counting:
-            _under_way -= 1
+        _under_way.discard(self)
         self._pieces.put(None)
         if self._thread is not None:
             self._thread.join()
