@@ -130,7 +130,7 @@ class MemoryLayer:
 
     def __init__(self, below: Sealed[MemoryLayer] | None = None) -> None:
         """Stands on `below`, which it holds already until it is removed."""
-        self._namespace = -1
+        self._namespace = _sys.Held()
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
         self.id = os.urandom(16).hex()
@@ -145,11 +145,11 @@ class MemoryLayer:
     @property
     def namespace(self) -> int:
         """The descriptor that keeps it; -1 before its first use."""
-        return self._namespace
+        return self._namespace.fd
 
     def use(self) -> plan.Root:
         """For the next one to mount it; nobody else has it mounted."""
-        if self._namespace >= 0:
+        if self.namespace >= 0:
             return plan.Root(used=True, joins=True)
         self._hang_up()
         try:
@@ -161,8 +161,8 @@ class MemoryLayer:
 
     def descriptors(self) -> list[int]:
         """In the order that `plan.Root` counts on."""
-        if self._namespace >= 0:
-            return [self._namespace]
+        if self.namespace >= 0:
+            return [self.namespace]
         assert self._theirs is not None
         found = [] if self.below is None else [self.below.layer.namespace]
         return [*found, self._theirs.fileno()]
@@ -173,12 +173,9 @@ class MemoryLayer:
             # The second time, after one that was broken off.
             self._hang_up()
             return
-        try:
-            found = _sys.receive_fd(self._ours.fileno())
-        except BlockingIOError:
-            found = None  # what came before failed; nothing was written yet
-        if found is not None:
-            self._namespace = found
+        # It would block: what came before failed; nothing was written yet.
+        with suppress(BlockingIOError):
+            _sys.receive_fd(self._ours.fileno(), into=self._namespace)
         self._hang_up()
 
     def remove(self) -> None:
@@ -195,9 +192,7 @@ class MemoryLayer:
 
     def _close(self) -> None:
         self._hang_up()
-        namespace, self._namespace = self._namespace, -1
-        if namespace >= 0:
-            os.close(namespace)
+        self._namespace.close()
 
     def _hang_up(self) -> None:
         for end in (self._ours, self._theirs):
