@@ -11,6 +11,8 @@ from benchmarks.competitors.base import Competitor
 
 _PROC = Path("/proc")
 _SETTLE_SECONDS = 5.0
+# What is kept for the next container goes after 0.3 s.
+_QUIET_SECONDS = 0.6
 
 
 def measure_alive(competitor: Competitor, count: int) -> dict[str, Any]:
@@ -117,14 +119,15 @@ def _rollup(pid: int, names: tuple[str, ...]) -> int:
 def settled_counts(supervisor: int, place: Path, wanted: dict[str, int] | None) -> dict[str, int]:
     """What there is of everything that could be left behind; waits a little for `wanted`, or without it
     until nothing changes any more."""
-    deadline = time.monotonic() + _SETTLE_SECONDS
+    changed = time.monotonic()
+    deadline = changed + _SETTLE_SECONDS
     counts = _counts(supervisor, place)
-    while time.monotonic() < deadline:
-        if counts == wanted:
-            break
+    while time.monotonic() < deadline and counts != wanted:
         time.sleep(0.05)
         before, counts = counts, _counts(supervisor, place)
-        if wanted is None and counts == before:
+        if counts != before:
+            changed = time.monotonic()
+        if wanted is None and time.monotonic() - changed > _QUIET_SECONDS:
             break
     return counts
 
