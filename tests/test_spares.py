@@ -235,9 +235,16 @@ def test_layers_that_are_others_under_the_same_name(rootfs: Path) -> None:
     "options", [{"privileged": True}, {"seccomp": "unconfined"}], ids=["privileged", "no filter"]
 )
 def test_with_more_rights_it_is_nobody_elses(image: pc.Image, options: dict[str, object]) -> None:
-    clean_spares()
-    during_a_run(image, lambda upper: upper, **options)
-    until(lambda: all(map(is_clean, spares())), "it is not kept", seconds=0.2)
+
+    def seconds_until_clean() -> float:
+        clean_spares()
+        during_a_run(image, lambda upper: upper, **options)
+        begun = time.monotonic()
+        until(lambda: all(map(is_clean, spares())), "it is as new")
+        return time.monotonic() - begun
+
+    # One that is kept for the next container is not before 0.3 s are over.
+    assert min(seconds_until_clean() for _ in range(4)) < 0.25
 
 
 def test_who_may_have_handed_it_on_leaves_none(rootfs: Path, tmp_path: Path) -> None:
