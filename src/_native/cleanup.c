@@ -98,24 +98,13 @@ pctr_cleanup_last(char *plan, size_t size)
     run(plan, size, true);
 }
 
-/* Of a layer that its container has not written to, in a few calls; of others, the rest stays for the
- * child. */
 static bool
 remove_unused(const struct pctr_context *context, const struct pctr_op *op)
 {
     PCTR_AUTO_FD parent = pctr_result(
         open(pctr_text(context, op->s1), O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
-    const char *name = pctr_text(context, op->s2);
-    PCTR_AUTO_FD tree =
-        pctr_result(openat(parent, name, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
 
-    if (tree < 0) {
-        return tree == -ENOENT;
-    }
-    pctr_spares_strip(tree);
-    (void)unlinkat(tree, "work", AT_REMOVEDIR);
-    (void)unlinkat(tree, "upper", AT_REMOVEDIR);
-    return unlinkat(parent, name, AT_REMOVEDIR) == 0;
+    return pctr_spares_remove(parent, pctr_text(context, op->s2));
 }
 
 int

@@ -309,16 +309,15 @@ pctr_job_hurry(void)
     if (!hurrying) {
         return wait;
     }
-    uint64_t now = pctr_now_ns();
     for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
         if (job->pid == 0 || job->kill_ns == 0) {
             continue;
         }
-        if (job->kill_ns <= now) {
+        int left = pctr_ms_until(job->kill_ns);
+        if (left == 0) {
             pctr_job_kill(job);
             continue;
         }
-        int left = (int)((job->kill_ns - now) / 1000000u) + 1;
         wait = wait < 0 || left < wait ? left : wait;
     }
     hurrying = wait >= 0;

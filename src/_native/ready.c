@@ -60,17 +60,24 @@ waits(const struct pctr_job *job)
     return (job->flags & PCTR_START_READY) != 0;
 }
 
-void
-pctr_ready_keep(const char *message, size_t got, int *fds, unsigned count)
+/* What is kept, and what is set up. */
+static void
+drop_all(void)
 {
-    const struct pctr_request *request = request_of(message);
-
     drop();
     for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
         if (waits(job)) {
             pctr_job_kill(job);
         }
     }
+}
+
+void
+pctr_ready_keep(const char *message, size_t got, int *fds, unsigned count)
+{
+    const struct pctr_request *request = request_of(message);
+
+    drop_all();
     if ((request->flags & PCTR_START_PLAN_IN_FD) || request->plan_size % 8 != 0 ||
         got != sizeof *request + (size_t)request->plan_size + request->cleanup_size) {
         return;
@@ -90,11 +97,10 @@ pctr_ready_wait(void)
         kept.due_ns = 0;
         return -1;
     }
-    uint64_t now = pctr_now_ns();
     if (kept.due_ns == 0) {
-        kept.due_ns = now + IDLE_NS;
+        kept.due_ns = pctr_now_ns() + IDLE_NS;
     }
-    return kept.due_ns <= now ? 0 : (int)((kept.due_ns - now) / 1000000u) + 1;
+    return pctr_ms_until(kept.due_ns);
 }
 
 char *
@@ -119,17 +125,11 @@ void
 pctr_ready_after(bool well)
 {
     if (!well) {
-        drop();
+        drop_all();
     }
     for (struct pctr_job *job = pctr_job_next(NULL); job != NULL; job = pctr_job_next(job)) {
-        if (!waits(job)) {
-            continue;
-        }
-        if (well) {
+        if (well && waits(job)) {
             pctr_job_kill_after(job, PCTR_READY_NS);
-        }
-        else {
-            pctr_job_kill(job);
         }
     }
 }

@@ -146,36 +146,46 @@ unused(int directory)
     return upper >= 0 && holds_only(upper, mount_points, 3);
 }
 
-static int
-open_spare(int parent, unsigned place)
+/* Takes away what overlay makes, and mount points. */
+static void
+strip(int directory)
 {
-    char name[NAME_SIZE];
+    static const char *const left[] = {
+        "work/work/incompat/volatile",
+        "work/work/incompat",
+        "work/work",
+        "upper/proc",
+        "upper/sys",
+        "upper/dev",
+    };
 
-    name_of(place, name);
-    return pctr_openat2(parent, name, O_PATH | O_DIRECTORY, 0, 0);
+    (void)unlinkat(directory, "work/work/incompat/volatile/dirty", 0);
+    for (unsigned i = 0; i < sizeof left / sizeof left[0]; i++) {
+        (void)unlinkat(directory, left[i], AT_REMOVEDIR);
+    }
 }
 
-static void
-remove_spare(int parent, unsigned place)
+bool
+pctr_spares_remove(int parent, const char *name)
 {
-    char name[NAME_SIZE];
-    PCTR_AUTO_FD directory = open_spare(parent, place);
+    PCTR_AUTO_FD directory =
+        pctr_result(openat(parent, name, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
 
-    take_down(&spares.places[place]);
-    if (directory >= 0) {
-        pctr_spares_strip(directory);
-        (void)unlinkat(directory, "work", AT_REMOVEDIR);
-        (void)unlinkat(directory, "upper", AT_REMOVEDIR);
-        name_of(place, name);
-        (void)unlinkat(parent, name, AT_REMOVEDIR);
+    if (directory < 0) {
+        return directory == -ENOENT;
     }
-    spares.places[place].state = EMPTY;
+    strip(directory);
+    (void)unlinkat(directory, "work", AT_REMOVEDIR);
+    (void)unlinkat(directory, "upper", AT_REMOVEDIR);
+    return unlinkat(parent, name, AT_REMOVEDIR) == 0;
 }
 
 /* Those of another store are in its way. */
 static bool
 move_to(const char *parent)
 {
+    char name[NAME_SIZE];
+
     if (strcmp(parent, spares.parent) == 0) {
         return true;
     }
@@ -185,7 +195,10 @@ move_to(const char *parent)
             return false;
         }
         if (spares.places[i].state == CLEAN) {
-            remove_spare(at, i);
+            take_down(&spares.places[i]);
+            name_of(i, name);
+            (void)pctr_spares_remove(at, name);
+            spares.places[i].state = EMPTY;
         }
     }
     if (strlen(parent) >= sizeof spares.parent) {
@@ -260,17 +273,14 @@ is_mounted(const struct place *place)
 int
 pctr_spares_wait(void)
 {
-    uint64_t now = pctr_now_ns(), soonest = UINT64_MAX;
+    uint64_t soonest = UINT64_MAX;
 
     for (unsigned i = 0; i < PLACES; i++) {
         if (is_mounted(&spares.places[i]) && spares.places[i].due_ns < soonest) {
             soonest = spares.places[i].due_ns;
         }
     }
-    if (soonest == UINT64_MAX) {
-        return -1;
-    }
-    return soonest <= now ? 0 : (int)((soonest - now) / 1000000u) + 1;
+    return soonest == UINT64_MAX ? -1 : pctr_ms_until(soonest);
 }
 
 void
@@ -279,6 +289,7 @@ pctr_spares_due(void)
     if (pctr_spares_wait() != 0) {
         return;
     }
+    char name[NAME_SIZE];
     uint64_t now = pctr_now_ns();
     PCTR_AUTO_FD at = open_parent();
     for (unsigned i = 0; i < PLACES; i++) {
@@ -286,7 +297,8 @@ pctr_spares_due(void)
         if (!is_mounted(place) || place->due_ns > now) {
             continue;
         }
-        PCTR_AUTO_FD directory = open_spare(at, i);
+        name_of(i, name);
+        PCTR_AUTO_FD directory = pctr_openat2(at, name, O_PATH | O_DIRECTORY, 0, 0);
         take_down(place);
         place->state = BEING_CLEANED;
         if (directory < 0) {
@@ -382,24 +394,6 @@ as_new(int directory, bool mounted)
            has_no_attributes(upper) && futimens(upper, NULL) == 0;
 }
 
-void
-pctr_spares_strip(int directory)
-{
-    static const char *const left[] = {
-        "work/work/incompat/volatile",
-        "work/work/incompat",
-        "work/work",
-        "upper/proc",
-        "upper/sys",
-        "upper/dev",
-    };
-
-    (void)unlinkat(directory, "work/work/incompat/volatile/dirty", 0);
-    for (unsigned i = 0; i < sizeof left / sizeof left[0]; i++) {
-        (void)unlinkat(directory, left[i], AT_REMOVEDIR);
-    }
-}
-
 bool
 pctr_spares_clean(int directory, unsigned place, bool mounted)
 {
@@ -407,7 +401,7 @@ pctr_spares_clean(int directory, unsigned place, bool mounted)
     char name[NAME_SIZE];
 
     if (!mounted) {
-        pctr_spares_strip(directory);
+        strip(directory);
     }
     if (as_new(directory, mounted)) {
         return true;

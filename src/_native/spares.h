@@ -24,9 +24,9 @@ int pctr_spares_wait(void);
 /* Takes down those. */
 void pctr_spares_due(void);
 
-/* Takes from a container's open directory what overlay makes in it, and mount points that the image lacks:
- * of most containers, that is all there is. */
-void pctr_spares_strip(int directory);
+/* Removes a container's directory, in a few calls, where nothing was written to it: what overlay makes in it,
+ * and mount points that the image lacks.  False where more is left of it. */
+bool pctr_spares_remove(int parent, const char *name);
 
 /* The answer to an order: whether the one in this place is as new. */
 void pctr_spares_cleaned(unsigned place, bool clean);

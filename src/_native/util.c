@@ -38,6 +38,14 @@ pctr_now_ns(void)
 }
 
 int
+pctr_ms_until(uint64_t ns)
+{
+    uint64_t now = pctr_now_ns();
+
+    return ns <= now ? 0 : (int)((ns - now) / 1000000u) + 1;
+}
+
+int
 pctr_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve)
 {
     struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = resolve};

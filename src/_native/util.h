@@ -35,6 +35,8 @@ pctr_result(long value)
 }
 
 uint64_t pctr_now_ns(void);
+/* How long epoll_wait(2) may wait for that time; 0: it has come. */
+int pctr_ms_until(uint64_t ns);
 
 /* openat2(2); every descriptor is close-on-exec. */
 int pctr_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);

@@ -282,7 +282,7 @@ def reuses(shape: Shape, root: Root) -> bool:
 
 def _stack(shape: Shape, root: Root) -> int:
     """What its layers are called where it may be mounted for the next container, too."""
-    if not root.inodes or not reuses(shape, root) or not _confined(shape):
+    if not root.inodes or not reuses(shape, root) or not _has_usual_rights(shape):
         return 0
     return overlay.stack_of(root.lower, root.inodes, shape.floor, shape.root_flags, shape.rootless)
 
@@ -549,13 +549,11 @@ def _cannot_change_network(shape: Shape) -> bool:
     """Whether nothing in such a container has the right to change its network namespace, or a way to hand
     something of it to others."""
     sysctls = shape.sysctls or "/proc/sys" not in shape.readonly or shape.writable_sys
-    return _confined(shape) and not sysctls
+    return _has_usual_rights(shape) and not sysctls and not _shared(shape)
 
 
-def _confined(shape: Shape) -> bool:
-    """Whether such a container has no more rights than usual, and nothing that others have, too."""
-    usual = shape.program.capabilities & ~_MAY_HAVE == 0 and shape.program.seccomp is not None
-    return usual and not _shared(shape)
+def _has_usual_rights(shape: Shape) -> bool:
+    return shape.program.capabilities & ~_MAY_HAVE == 0 and shape.program.seccomp is not None
 
 
 def _root_mounts(shape: Shape) -> list[str]:
