@@ -67,9 +67,10 @@ SCRIPT = """
         }
 
     def shared():
-        return {"mounts": sum(leaks.mounts().values()), "keys": sum(leaks.keys().values()),
-                "shared memory": len(os.listdir("/dev/shm")),
-                "orphans": sum(1 for line in leaks.processes() if line.startswith("orphan"))}
+        return leaks.Counter({
+            "mounts": sum(leaks.mounts().values()), "keys": sum(leaks.keys().values()),
+            "shared memory": len(os.listdir("/dev/shm")),
+            "orphans": sum(1 for line in leaks.processes() if line.startswith("orphan"))})
 
     def memory():
         with open(f"/proc/{supervisor}/statm") as statm:
@@ -80,14 +81,15 @@ SCRIPT = """
     before, machine, size = own(), shared(), memory()
     for n in range(runs):
         mix[n % len(mix)]()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 10
     while (after := own()) != before and time.monotonic() < deadline:
         time.sleep(0.05)
     for kind in before:
         assert after[kind] == before[kind], (kind, before[kind], after[kind])
-    later = shared()
-    for kind in machine:
-        assert later[kind] - machine[kind] < runs / 20, (kind, machine[kind], later[kind])
+    # The kernel gives up a keyring some time after the last process that had it.  keyrings(7)
+    while (more := shared() - machine) and max(more.values()) >= runs / 20 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not more or max(more.values()) < runs / 20, (machine, more)
     assert memory() - size < 128 * 1024, (size, memory())
     assert client.default().pid == supervisor
     container.remove(force=True)
