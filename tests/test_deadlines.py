@@ -18,7 +18,7 @@ from pycontainer.oci.digest import Digest
 from registry_faults import Redirect, Slow, SlowUpload, Stall, Status
 
 SECONDS = 0.4
-LATE = 1.5
+LATE = 8.0
 """Seconds beyond that which a busy machine is given; what hangs would take 30."""
 
 
@@ -60,7 +60,9 @@ def test_a_run_that_has_to_pull(registry: FaultRegistry, store: pc.Store) -> Non
     registry.put("team/app", "1", images_made.many_layers(1, 1000, compression=None))
     registry.fault(Stall(), path="/blobs/", times=None)
     name = f"{registry.host}/team/app:1"
-    runs_out(lambda: pc.run(name, ["true"], timeout=SECONDS, store=store), "pull", name)
+    runs_out(lambda: pc.run(name, ["true"], timeout=SECONDS, store=store), "true")
+    runs_out(lambda: pc.create(name, timeout=SECONDS, store=store), "create", name)
+    runs_out(lambda: pc.start(name, ["true"], timeout=SECONDS, pull="always", store=store), "start", name)
 
 
 @pytest.mark.parametrize("when", ["resolve", "config", "layers", "drip", "again"])

@@ -252,16 +252,23 @@ class Container:
 
     # Life.
 
-    def start(self) -> Container:
+    def start(self, timeout: float | None = None) -> Container:
         """Start the program and return once it was executed, or with the option `wait` once it is ready;
         gives the container itself.
 
         One that stopped starts again with the files that it had. Raises `LaunchError` where the program
         cannot be started (the container stays as it was), `InvalidState` for one that runs, and `WaitFailed`
-        for one that is not ready in time: it is left running then, or as it ended.
+        for one that is not ready in the time of what it waits for: it is left running then, or as it ended.
+        After `timeout` seconds it is killed, and `Timeout` raised with what it has written.
         """
-        self._start()
-        self._wait_until_ready()
+        with in_time.limited(timeout, "start", self._called()):
+            self._start()
+            try:
+                self._wait_until_ready()
+            except in_time.TimeIsUp as up:
+                self._end_now()
+                up.result = self._started("start").completed(timed_out=True)
+                raise
         return self
 
     def wait(self, timeout: float | None = None) -> Completed:
@@ -773,7 +780,7 @@ class Container:
             from pycontainer.readiness import waiting
 
             waiting.check(self, self.options.wait)
-        with self._changing:
+        with in_time.locked(self._changing):
             self._check_process()
             if self._removed or self.status not in ("created", "stopped"):
                 raise self._not_in("start", "created or stopped")

@@ -67,7 +67,7 @@ class HostImage(Image):
     def export(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> None:
         raise ImageError("the host image cannot be exported: it is this machine's root, at /")
 
-    def mount(self) -> AbstractContextManager[Path]:
+    def mount(self, *, timeout: float | None = None) -> AbstractContextManager[Path]:
         raise ImageError("the host image cannot be mounted: it is this machine's root, at /")
 
     def untag(self, ref: str) -> None:

@@ -425,16 +425,18 @@ class Image:
             assert isinstance(root, LayeredRoot)
             export(root, os.fspath(path))
 
-    def mount(self) -> AbstractContextManager[Path]:
+    def mount(self, *, timeout: float | None = None) -> AbstractContextManager[Path]:
         """Shows the files that a container would see below a directory, read-only, as long as the
         context lasts.
 
         As root it is a mount; for an ordinary user, whom the kernel lets mount nothing, the path leads
-        through another process. Raises LaunchError, and what unpacking raises.
+        through another process. Raises LaunchError, what unpacking raises, and Timeout where that takes
+        longer than `timeout` seconds.
         """
         from pycontainer.snapshot.mounted import mount
 
-        root = self.rootfs()
+        with in_time.limited(timeout, "mount", self):
+            root = self.rootfs()
         assert isinstance(root, LayeredRoot)
         return mount(self._store, root)
 

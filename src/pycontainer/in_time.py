@@ -14,16 +14,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pycontainer.errors import Timeout
 from pycontainer.units import check_timeout
+
+if TYPE_CHECKING:
+    from pycontainer.completed import Completed
 
 _ends: ContextVar[float | None] = ContextVar("pycontainer_ends", default=None)
 
 
 class TimeIsUp(BaseException):
     """Never seen outside of `limited`."""
+
+    result: Completed | None = None
+    """What was captured until then, where there is something."""
 
 
 class _Lock(Protocol):
@@ -50,9 +56,12 @@ class limited:
             return
         _ends.reset(self._before)
         if kind is TimeIsUp:
+            if error.result is not None:
+                raised = Timeout(error.result, self._timeout)
+            else:
+                raised = timed_out(self._timeout, time.monotonic() - self._began, *map(str, self._what))
             # It refers to all that was unwound, which may hold descriptors: no reason to live on.
             del error, trace
-            raised = timed_out(self._timeout, time.monotonic() - self._began, *map(str, self._what))
             try:
                 raise raised
             finally:
@@ -77,6 +86,27 @@ def check() -> None:
     if end is not None and time.monotonic() >= end:
         _ends.set(None)
         raise TimeIsUp
+
+
+@contextmanager
+def handed_over() -> Iterator[float | None]:
+    """Within, somebody else works for this, who is told the seconds that are left (None for any time), and
+    whose Timeout tells that time is up."""
+    seconds = left()
+    before = _ends.set(None)
+    try:
+        yield seconds
+    except Timeout as late:
+        if seconds is None:
+            raise
+        up = TimeIsUp()
+        up.result = late.result
+        raise up from None
+    except BaseException:
+        _ends.reset(before)
+        raise
+    else:
+        _ends.reset(before)
 
 
 def sleep(seconds: float) -> None:

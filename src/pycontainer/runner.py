@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
 
-from pycontainer import execution, happenings, known, launch, recipes, session
+from pycontainer import execution, happenings, in_time, known, launch, recipes, session
 from pycontainer.errors import ImageNotFound, InvalidOption
 from pycontainer.execution import Text
 from pycontainer.options import Options
@@ -39,9 +39,9 @@ _LASTING = {
 """Options of containers that last, and why `run` takes them at their defaults alone."""
 
 
-def find_image(image: Image | str, store: Store | None, pull: Pull, timeout: float | None = None) -> Image:
+def find_image(image: Image | str, store: Store | None, pull: Pull) -> Image:
     """An image by its reference: looked up in the store, pulled where it is missing, or where `pull`
-    says so, in `timeout` seconds; "host" is this machine's own root."""
+    says so; "host" is this machine's own root."""
     from pycontainer.image import Image as ImageClass
     from pycontainer.image import is_whole_id
 
@@ -54,14 +54,14 @@ def find_image(image: Image | str, store: Store | None, pull: Pull, timeout: flo
     if image == "host":
         return ImageClass.host()
     if pull == "always":
-        return ImageClass.pull(image, timeout=timeout, store=store)
+        return ImageClass.pull(image, store=store)
     try:
         return ImageClass.get(image, store=store)
     except ImageNotFound:
         # An ID says what an image is, and not where it can be had.
         if pull == "never" or is_whole_id(image):
             raise
-    return ImageClass.pull(image, timeout=timeout, store=store)
+    return ImageClass.pull(image, store=store)
 
 
 _LASTING_DEFAULTS = [(field.name, field.default) for field in attrs.fields(Options) if field.name in _LASTING]
@@ -115,7 +115,7 @@ def run(
     The parameters up to `timeout` are those of `subprocess.run`; stdin is empty unless given.
     `args` None runs what the image's config names. All other keywords are options (`Options`),
     on top of `options`; those of containers that last (`restart`, say) are InvalidOption here. A `name`
-    is taken as long as it runs. `timeout` is seconds, from the call on, a pull included.
+    is taken as long as it runs. `timeout` is seconds, from the call on, pulling and unpacking included.
 
     `image` is an Image, "host", or a reference: looked up in the store, and pulled where it is missing
     (`pull="missing"`), each time ("always": one request where nothing changed), or "never".
@@ -133,7 +133,9 @@ def run(
     stdout, stderr = capture(capture_output, stdout, stderr)
     how = Text.of(text, encoding, errors)
     data = how.encode(input)
-    image = find_image(image, store, pull, timeout)
+    with in_time.limited(timeout, *_words(image, args)):
+        image = find_image(image, store, pull)
+        image.rootfs()
     given = with_input(chosen.stdin, input)
     streams = execution.open_streams(chosen, given, stdout, stderr, pumped=True)
     with ExitStack() as held:
@@ -142,6 +144,13 @@ def run(
     if check:
         result.check_returncode()
     return result
+
+
+def _words(image: Image | str, args: Any) -> tuple[Any, ...]:
+    """What is called so while nothing runs yet."""
+    if args is None:
+        return ("run", image)
+    return tuple(args) if isinstance(args, (list, tuple)) else (args,)
 
 
 def _begin_once(
@@ -196,9 +205,11 @@ def create(
     options: Options | None = None,
     store: Store | None = None,
     pull: Pull = "missing",
+    timeout: float | None = None,
     **overrides: Any,
 ) -> Container:
-    """Make a container without starting it. Options as for `run`; raises as it does.
+    """Make a container without starting it. Options as for `run`; raises as it does, and `Timeout` where
+    pulling, unpacking and making it take longer than `timeout` seconds: there is no container then.
 
     With `persist=True` it is there until it is removed, whatever becomes of this process, and any process
     of this user finds it (`Container.get`, `Container.list`).
@@ -206,12 +217,13 @@ def create(
     from pycontainer.container import Container
 
     chosen = Options.merge(options, overrides)
-    found = find_image(image, store, pull)
-    if chosen.persist:
-        from pycontainer.keeping import finding
+    with in_time.limited(timeout, "create", image):
+        found = find_image(image, store, pull)
+        if chosen.persist:
+            from pycontainer.keeping import finding
 
-        return finding.create(found, args, chosen, store)
-    return Container(found, args, chosen, home=None if store is None else store.path)
+            return finding.create(found, args, chosen, store)
+        return Container(found, args, chosen, home=None if store is None else store.path)
 
 
 def start(
@@ -221,12 +233,19 @@ def start(
     options: Options | None = None,
     store: Store | None = None,
     pull: Pull = "missing",
+    timeout: float | None = None,
     **overrides: Any,
 ) -> Container:
-    """Start a program in a new container and return as soon as it runs. Options as for `run`."""
-    container = create(image, args, options=options, store=store, pull=pull, **overrides)
-    try:
-        return container.start()
-    except BaseException:
-        container.remove(force=True)
-        raise
+    """Start a program in a new container and return as soon as it runs, or with the option `wait` once it is
+    ready. Options as for `run`.
+
+    Raises as `create` and `Container.start` do; `timeout` is seconds for all of it. There is no container
+    then.
+    """
+    with in_time.limited(timeout, "start", image):
+        container = create(image, args, options=options, store=store, pull=pull, **overrides)
+        try:
+            return container.start()
+        except BaseException:
+            container.remove(force=True)
+            raise

@@ -55,12 +55,20 @@ class Template:
         self._lock = threading.Lock()
         self._removed = False
 
-    def fork(self, args: Any = None, *, options: Options | None = None, **overrides: Any) -> Container:
+    def fork(
+        self,
+        args: Any = None,
+        *,
+        options: Options | None = None,
+        timeout: float | None = None,
+        **overrides: Any,
+    ) -> Container:
         """Start a program in a new container that begins with these files; gives the container, running.
 
         `args` and options are those of the sealed container, but for its name, where none are
-        given. Takes the same time however large the files are. Raises what `start` raises, and
-        `InvalidState` for a template that was removed, or that is too many forks deep.
+        given. Takes the same time however large the files are. Raises what `start` raises (`Timeout` after
+        `timeout` seconds), and `InvalidState` for a template that was removed, or that is too many forks
+        deep.
         """
         from pycontainer.container import Container
 
@@ -75,7 +83,7 @@ class Template:
             layer.remove()
             raise
         try:
-            return made.start()
+            return made.start(timeout)
         except BaseException:
             made.remove(force=True)
             raise

@@ -217,8 +217,10 @@ class Attached(Container):
 
     # Life.
 
-    def start(self) -> Container:
-        self._peer.ask("start", revive=True)
+    def start(self, timeout: float | None = None) -> Container:
+        timeout = check_timeout(timeout)
+        with in_time.handed_over() as left:
+            self._peer.ask("start", revive=True, timeout=left if timeout is None else timeout)
         return self
 
     def wait(self, timeout: float | None = None) -> Completed:

@@ -232,7 +232,7 @@ class Keeper:
         return {"record": attrs.asdict(self.container.record())}, []
 
     def _start(self, connection: socket.socket, request: dict[str, Any]) -> Answer:
-        self.container.start()
+        self.container.start(request["timeout"])
         return {}, []
 
     def _stop(self, connection: socket.socket, request: dict[str, Any]) -> Answer:

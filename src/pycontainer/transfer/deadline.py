@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pycontainer import in_time
 from pycontainer.errors import RegistryError, TransportError
-from pycontainer.in_time import timed_out
 from pycontainer.transfer.crew import block_sigpipe
 from pycontainer.units import parse_duration
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 class Deadline:
-    """When a transfer has to be over, in `timeout` seconds from now; None for never."""
+    """When a transfer has to be over: in `timeout` seconds from now; None for when all that it is part of has
+    to (`in_time`), or never."""
 
     def __init__(self, timeout: float | None) -> None:
         self._began = time.monotonic()
-        self._ends = None if timeout is None else self._began + timeout
+        self._ends = in_time.ends() if timeout is None else self._began + timeout
         self._cut = False
 
     @property
@@ -89,6 +90,9 @@ def ended_after(timeout: float | None, *what: str) -> Iterator[Deadline]:
         yield deadline
         return
     except RegistryError:
-        if timeout is None or not deadline.passed:
+        if not deadline.passed:
             raise
-    raise timed_out(timeout, deadline.spent, *what)
+        if timeout is None:
+            in_time.check()
+            raise
+    raise in_time.timed_out(timeout, deadline.spent, *what)
