@@ -320,6 +320,87 @@ def test_new_limits_for_a_running_container(owner: Owner) -> None:
     finish(plan)
 
 
+def test_limits_that_are_lifted(owner: Owner) -> None:
+    """Every control file is as in a group that never had a limit."""
+    before = Limits(memory=64 * MIB, memory_swap=96 * MIB, cpus=0.5, cpu_weight=50)
+    plan, fresh = cgroups.plan(owner, "lifted", before), cgroups.plan(owner, "fresh", Limits(cpu_weight=100))
+    make(plan)
+    make(fresh)
+    names = (
+        ("memory.limit_in_bytes", "memory.max"),
+        ("cpu.cfs_quota_us", "cpu.max"),
+        ("cpu.shares", "cpu.weight"),
+    )
+    assert all(value(plan, *name) != value(fresh, *name) for name in names)
+    limits, over = cgroups.changes(before, Limits(), ["memory", "memory_swap", "cpus", "cpu_weight"])
+    assert (limits, over) == (Limits(), before)
+    write(cgroups.lift(plan, over))
+    assert all(value(plan, *name) == value(fresh, *name) for name in names)
+    for swap in ("memory.memsw.limit_in_bytes", "memory.swap.max"):
+        assert {file.read_text() for file in controls(plan, swap)} == {
+            file.read_text() for file in controls(fresh, swap)
+        }
+    finish(plan)
+    finish(fresh)
+
+
+def controls(plan: cgroups.CgroupPlan, name: str) -> list[Path]:
+    return [path for directory in plan.directories if (path := Path(directory) / name).exists()]
+
+
+def test_swap_follows_memory_again(owner: Owner) -> None:
+    before = Limits(memory=32 * MIB, memory_swap=32 * MIB)
+    plan = cgroups.plan(owner, "swap", before)
+    make(plan)
+    limits, over = cgroups.changes(before, Limits(memory=32 * MIB), ["memory_swap"])
+    write((*cgroups.lift(plan, over), *cgroups.update(plan, limits)))
+    assert value(plan, "memory.limit_in_bytes", "memory.max") == str(32 * MIB)
+    for name, bytes in (("memory.memsw.limit_in_bytes", 64 * MIB), ("memory.swap.max", 32 * MIB)):
+        assert [int(file.read_text()) for file in controls(plan, name)] in ([], [bytes])
+    finish(plan)
+
+
+def test_cpus_that_are_given_back(owner: Owner) -> None:
+    if owner.controlled("cpuset") is None:
+        return  # as `test_cpuset` has it
+    before = Limits(cpuset="0")
+    plan = cgroups.plan(owner, "lifted", before)
+    make(plan)
+    everybody = os.sched_getaffinity(0)
+    with start(
+        plan, "import os, time; print(*os.sched_getaffinity(0), flush=True); time.sleep(1000)"
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "0\n"
+        write(cgroups.lift(plan, cgroups.changes(before, Limits(), ["cpuset"])[1]))
+        assert os.sched_getaffinity(child.pid) == everybody
+        kill_all(plan)
+    finish(plan)
+
+
+def test_rates_that_are_lifted(owner: Owner) -> None:
+    if owner.controlled("io") is None:
+        pytest.skip("no io limits here")
+    number = next(Path("/sys/block").glob("*/dev")).read_text().strip()
+    before = Limits(io_max={number: {"rbps": 10 * MIB, "wiops": 100}})
+    plan = cgroups.plan(owner, "rates", before)
+    make(plan)
+    files = ("io.max", "blkio.throttle.read_bps_device", "blkio.throttle.write_iops_device")
+
+    def rates() -> str:
+        return "".join(file.read_text() for name in files for file in controls(plan, name))
+
+    assert str(10 * MIB) in rates() and "100" in rates()
+    now = Limits(io_max={number: {"rbps": 20 * MIB}})
+    limits, over = cgroups.changes(before, now, ["io_max"])
+    assert over == Limits(io_max={number: {"wiops": 100}})
+    write((*cgroups.lift(plan, over), *cgroups.update(plan, limits)))
+    assert str(20 * MIB) in rates() and "100" not in rates().replace(number, "")
+    write(cgroups.lift(plan, cgroups.changes(now, Limits(), ["io_max"])[1]))
+    assert rates() == ""
+    finish(plan)
+
+
 def test_limits_that_need_another_controller(owner: Owner) -> None:
     """v1: everybody in the container is moved to a new group; v2: it gets the controller."""
     plan = cgroups.plan(owner, "widened", Limits(pids=50))

@@ -465,6 +465,22 @@ def test_limits_are_changed_while_it_runs() -> None:
         assert container.exec(["sh", "-c", forks], capture_output=True, timeout=30).returncode != 0
 
 
+@as_root
+def test_limits_are_lifted_while_it_runs() -> None:
+    """None is what an option is where nobody names it."""
+    with sleeper(pids=6, memory="32M") as container:
+        forks = ["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 0.1 & done; wait"]
+        much = ["python3", "-c", "print(len(b'x' * (100 << 20)))"]
+        assert container.exec(forks, capture_output=True, timeout=30).returncode != 0
+        assert container.exec(much, capture_output=True, timeout=30).returncode != 0
+        container.update(pids=None, memory=None)
+        assert (container.options.pids, container.options.memory) == (None, None)
+        container.exec(forks, check=True, timeout=30)
+        container.exec(much, check=True, timeout=30)
+        container.update(memory="300M")
+        container.exec(much, check=True, timeout=30)
+
+
 def used_cpu(container: pc.Container, seconds: float) -> float:
     """CPU seconds a second, of a program that takes what it gets."""
     before, began = container.stats().cpu, time.monotonic()

@@ -374,7 +374,8 @@ class Container:
 
     def update(self, **limits: Any) -> None:
         """Give it other limits, now and for its next start: `memory, memory_swap, cpus, cpuset,
-        cpu_weight, pids, io_weight, io_max` as in `Options`.
+        cpu_weight, pids, io_weight, io_max` as in `Options`. None brings back the default, which is no limit
+        but for `pids`; rates of `io_max` that are left out are lifted.
 
         Raises `InvalidOption`, `InvalidState` for a removed one, and `CapabilityUnavailable` for what
         this host cannot enforce; then nothing is changed.
@@ -387,7 +388,7 @@ class Container:
             self._check_there("update")
             options = Options.merge(self.options, limits)
             if self._run is not None and self._running():
-                self._run.update(options, limits)
+                self._run.update(self.options, options, limits)
             self.options = options
 
     def remove(self, force: bool = False) -> None:

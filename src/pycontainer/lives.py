@@ -6,7 +6,7 @@ import datetime
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from pycontainer import execution, output, session
@@ -196,14 +196,16 @@ class Run:
         if groups is not None:
             cgroups.write(groups.thaw)
 
-    def update(self, options: Options, changed: Mapping[str, Any]) -> None:
-        """Writes the limits in `changed`. Raises `CapabilityUnavailable` and `LaunchError`."""
+    def update(self, before: Options, options: Options, names: Collection[str]) -> None:
+        """Writes the limits in `names`, which were those of `before`. Raises `CapabilityUnavailable` and
+        `LaunchError`."""
         groups = self.execution.cgroup
         if groups is None:
             raise CapabilityUnavailable("limits: the container has no control group")
-        limits = cgroups.Limits(**{name: getattr(options.limits(), name) for name in changed})
+        limits, over = cgroups.changes(before.limits(), options.limits(), names)
         try:
-            cgroups.write(cgroups.update(self._widened(groups, limits), limits))
+            wider = self._widened(groups, limits)
+            cgroups.write((*cgroups.lift(wider, over), *cgroups.update(wider, limits)))
         except OSError as error:
             raise LaunchError("updating limits", errno=error.errno, path=error.filename) from error
 

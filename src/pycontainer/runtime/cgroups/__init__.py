@@ -6,7 +6,8 @@
     usage()           what was read back -> peak memory, CPU time, io, out-of-memory kills
     freeze(), write() stop all processes; write control files
     widen(), join()   controllers that a running container's new limits need
-    update()          new limits for a running container, as writes
+    changes()         which limits of a running container are set anew, and which are lifted
+    update(), lift()  the same, as writes
     sweep()           after an owner died: its processes and directories; `remove_owner` is the normal end
     describe()        for doctor()
 
@@ -19,6 +20,7 @@ from pycontainer.runtime.cgroups.accounting import collect, usage
 from pycontainer.runtime.cgroups.describing import describe
 from pycontainer.runtime.cgroups.discover import Controller, Hierarchy, Host, discover, host
 from pycontainer.runtime.cgroups.freezing import freeze, write
+from pycontainer.runtime.cgroups.lifting import changes, lift
 from pycontainer.runtime.cgroups.model import CgroupMount, CgroupPlan, CgroupUsage, Limits
 from pycontainer.runtime.cgroups.owner import Owner, prepare_owner
 from pycontainer.runtime.cgroups.planning import plan, update, widen
@@ -34,12 +36,14 @@ __all__ = [
     "Host",
     "Limits",
     "Owner",
+    "changes",
     "collect",
     "describe",
     "discover",
     "freeze",
     "host",
     "join",
+    "lift",
     "owners",
     "plan",
     "prepare_owner",

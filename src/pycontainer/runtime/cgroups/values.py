@@ -96,11 +96,15 @@ def io_v1(limits: Limits, names: Collection[str]) -> Writes:
     for device, rates in limits.io_max:
         number = devices.number(device)
         for rate, value in rates:
-            way, unit = ("read" if rate[0] == "r" else "write"), rate[1:]
-            name = f"blkio.throttle.{way}_{unit}_device"
+            name = throttle_file(rate)
             _require("io_max limit", name, names, "use a kernel with CONFIG_BLK_DEV_THROTTLING")
             found.append((name, f"{number} {value}".encode("ascii")))
     return found
+
+
+def throttle_file(rate: str) -> str:
+    """v1's file for rbps, wbps, riops or wiops."""
+    return f"blkio.throttle.{'read' if rate[0] == 'r' else 'write'}_{rate[1:]}_device"
 
 
 def io_v2(limits: Limits, names: Collection[str]) -> Writes:
