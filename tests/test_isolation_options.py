@@ -64,6 +64,8 @@ def test_a_capability_that_the_host_process_lacks() -> None:
 def test_no_new_privileges() -> None:
     assert status("NoNewPrivs") == "1"
     assert status("NoNewPrivs", no_new_privileges=False) == "0"
+    assert status("NoNewPrivs", privileged=True) == "0"
+    assert status("NoNewPrivs", privileged=True, no_new_privileges=True) == "1"
 
 
 def test_set_id_programs_with_and_without() -> None:

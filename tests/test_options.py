@@ -208,7 +208,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("seccomp", ""),
     ("seccomp", {"a": object()}),
     ("seccomp", 5),
-    ("no_new_privileges", None),
+    ("no_new_privileges", 1),
     ("userns", "keep-id"),
     ("sysctls", {"vm.swappiness": 1}),
     ("sysctls", {"kernel.core_pattern": "|/bin/x"}),
@@ -268,7 +268,7 @@ def test_what_is_refused_names_the_option(name: str, given: Any) -> None:
 
 def test_defaults() -> None:
     options = Options()
-    assert (options.init, options.no_new_privileges, options.stop_timeout) == (True, True, 10.0)
+    assert (options.init, options.no_new_privileges, options.stop_timeout) == (True, None, 10.0)
     assert (options.network, options.seccomp, options.userns) == ("none", "default", "auto")
     assert (options.pids, options.memory, options.masked_paths) == (None, None, None)
     assert repr(options) == "Options()"

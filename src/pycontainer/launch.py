@@ -214,7 +214,9 @@ def program(session: Session, options: Options, who: Identity, cwd: str) -> plan
         umask=0o022 if options.umask is None else options.umask,
         capabilities=isolation.capability_mask(capabilities),
         seccomp=_seccomp(options, capabilities),
-        no_new_privileges=options.no_new_privileges and not options.privileged,
+        no_new_privileges=(
+            not options.privileged if options.no_new_privileges is None else options.no_new_privileges
+        ),
         rlimits=tuple([(RLIMITS[name], soft, hard) for name, soft, hard in options.ulimits]),
         tty=options.tty,
     )
