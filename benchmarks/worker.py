@@ -44,6 +44,10 @@ class Worker:
         self._living: Living | None = None
         self._networking: Networking | None = None
 
+    def take_processors(self, count: int) -> None:
+        """From here on this process, and all that it starts, has so many, ahead of `set_up`."""
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
     def own_disk(self) -> None:
         """Gives the competitor a new file system to work on, ahead of `set_up`."""
         place = self._competitor.place

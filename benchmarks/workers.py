@@ -117,6 +117,8 @@ class Entry:
     competitor: str
     root: roots.Root
     label: str
+    processors: int | None = None
+    """How many it and all that it starts may take; None for all."""
 
     @classmethod
     def of(cls, competitor: str, root: roots.Root) -> Entry:
@@ -146,6 +148,8 @@ def field_of(
             worker = Worker(entry.competitor, entry.root, beneath, label=entry.label)
             started.append(worker)
             try:
+                if entry.processors is not None:
+                    worker.ask("take_processors", count=entry.processors)
                 if disks:
                     worker.ask("own_disk")
                 if entry.competitor in networks:
