@@ -224,14 +224,14 @@ def _index(supervisor: Supervisor, namespace: int) -> int:
     """The tap's index in its namespace, which procfs tells who opens the file there."""
     path = f"/proc/self/net/dev_snmp6/{usermode.LINK}"
     stage = "looking for the link"
+    found = _sys.Held()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         jobs.within(supervisor, namespace, lambda ops: ops.give(1, path), [theirs.fileno()])
         theirs.close()
-        file = _sys.receive_fd(ours.fileno())
-    if file is None:
-        raise LaunchError(stage, errno=errno.EMFILE, path=usermode.LINK)
-    with open(file, encoding="ascii") as lines:
+        if _sys.receive_fd(ours.fileno(), found) is None:
+            raise LaunchError(stage, errno=errno.EMFILE, path=usermode.LINK)
+    with open(found.fd, encoding="ascii", closefd=False) as lines:
         match = re.match(r"ifIndex\s+(\d+)", lines.readline())
     if match is None:
         raise LaunchError(stage, errno=errno.EPROTO, path=path)
