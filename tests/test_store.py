@@ -20,7 +20,7 @@ import pytest
 
 from conftest import need
 from ordinary_user import OrdinaryUser
-from pycontainer.errors import ImageError, StoreCorrupt, StoreError
+from pycontainer.errors import ImageError, StoreBusy, StoreCorrupt, StoreError
 from pycontainer.image import Image
 from pycontainer.layer.unpacked import chain_ids
 from pycontainer.oci.digest import Digest
@@ -198,6 +198,56 @@ def test_prune_keeps_what_is_named_or_in_use(store: Store, tree: Path) -> None:
     assert third not in {image.id for image in Image.list(store=store)}
     Image.get("named", store=store).remove()
     assert store.prune() == 0 and list(store.layout.blobs.names()) == [] == os.listdir(store.layers.root)
+
+
+def test_prune_comes_in_where_somebody_always_writes(store: Store) -> None:
+    over = threading.Event()
+    begun = [0] * 4
+
+    def write(number: int) -> None:
+        while not over.is_set():
+            with store.writing():
+                begun[number] += 1
+                time.sleep(0.1)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(len(begun))]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    try:
+        for _ in range(3):
+            before = list(begun)
+            assert store.prune(timeout=20) == 0
+            time.sleep(0.3)
+            # And lets them in again.
+            assert all(now > was for now, was in zip(begun, before, strict=True))
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_prune_gives_up_where_somebody_writes_for_long(store: Store) -> None:
+    """Others begin meanwhile."""
+    waited: list[float] = []
+
+    def write() -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            with store.writing():
+                waited.append(time.monotonic() - began)
+            time.sleep(0.01)
+
+    over = threading.Event()
+    thread = threading.Thread(target=write)
+    with store.writing():
+        thread.start()
+        with pytest.raises(StoreBusy, match="for 4 s"):
+            store.prune(timeout=4)
+        over.set()
+        thread.join()
+    assert 0.3 < max(waited) < 3.5 and len(waited) > 10
+    assert store.prune() == 0
 
 
 def test_prune_keeps_the_layers_below_one_in_use(store: Store) -> None:

@@ -7,7 +7,7 @@ persistent/<id>/                    containers that outlive their process; see `
 volumes/<name>/                     files that outlive containers; see `volumes`
 floor/                              the lowest layer of every container; see `floor`
 staging/                            files in the making
-catalog.db  gc.lock                 names and references; who writes and who prunes
+catalog.db  gc.lock  gc.turn        names and references; who writes and who prunes, and whose turn it is
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ from pycontainer.store.volumes import sweep_volumes
 
 if TYPE_CHECKING:
     from pycontainer.store.catalog import Catalog
+
+_TURN = 1.0
+_BREATH = 0.5
+"""Seconds for which nobody begins to write, so that prune comes in when those who do have ended, and for
+which they are let in again where that was not enough."""
 
 _defaults: dict[str, Store] = {}
 _defaults_lock = threading.Lock()
@@ -144,7 +149,7 @@ class Store:
         """Removes content that no image refers to, unless somebody is writing. Raises StoreError."""
         from pycontainer.store.collect import collect
 
-        lock = self._gc_lock(shared=False, wait=False)
+        lock = self._lock_file("gc.lock", shared=False, wait=False)
         if lock is not None:
             with lock:
                 collect(self)
@@ -198,26 +203,51 @@ class Store:
 
         With `sleep`, waiting for one is made of calls of it, which may raise.
         """
-        while (lock := self._gc_lock(shared=True, wait=sleep is None)) is None:
+        while (lock := self._shared(wait=sleep is None)) is None:
             assert sleep is not None
             sleep(0.01)
         with lock:
             yield
 
-    def _gc_lock(self, *, shared: bool, wait: bool) -> Lock | None:
-        path = os.path.join(self.path, "gc.lock")
-        with store_errors("locking", path):
-            return lock_file(path, shared=shared, wait=wait)
+    def _shared(self, *, wait: bool) -> Lock | None:
+        """As others who write; not ahead of a prune whose turn it is."""
+        turn = self._lock_file("gc.turn", shared=True, wait=wait)
+        if turn is None:
+            return None
+        turn.release()
+        return self._lock_file("gc.lock", shared=True, wait=wait)
 
     @contextmanager
     def _exclusive(self, timeout: float) -> Iterator[None]:
         deadline = time.monotonic() + timeout
-        while (lock := self._gc_lock(shared=False, wait=False)) is None:
-            if time.monotonic() >= deadline:
+        while (lock := self._alone(deadline)) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise StoreBusy(f"{self.path}: others were writing for {timeout:g} s")
-            time.sleep(0.01)
+            time.sleep(min(_BREATH, left))
         with lock:
             yield
+
+    def _alone(self, deadline: float) -> Lock | None:
+        """When those who write have ended, while nobody else begins; None where they do not for a while."""
+        until = min(deadline, time.monotonic() + _TURN)
+        turn = self._lock_until(until, "gc.turn")
+        if turn is None:
+            return None
+        with turn:
+            return self._lock_until(until, "gc.lock")
+
+    def _lock_until(self, until: float, name: str) -> Lock | None:
+        while (lock := self._lock_file(name, shared=False, wait=False)) is None:
+            if time.monotonic() >= until:
+                return None
+            time.sleep(0.01)
+        return lock
+
+    def _lock_file(self, name: str, *, shared: bool, wait: bool) -> Lock | None:
+        path = os.path.join(self.path, name)
+        with store_errors("locking", path):
+            return lock_file(path, shared=shared, wait=wait)
 
     def _make(self) -> None:
         with store_errors("opening the store", self.path):
