@@ -360,6 +360,12 @@ def test_swap_follows_memory_again(owner: Owner) -> None:
     finish(plan)
 
 
+def test_memory_alone_is_not_lifted_from_both() -> None:
+    before = Limits(memory=32 * MIB, memory_swap=64 * MIB)
+    with pytest.raises(InvalidOption, match="memory_swap=67108864 limits memory and swap together"):
+        cgroups.changes(before, Limits(memory_swap=64 * MIB), ["memory"])
+
+
 def test_cpus_that_are_given_back(owner: Owner) -> None:
     if owner.controlled("cpuset") is None:
         return  # as `test_cpuset` has it

@@ -12,7 +12,9 @@ _Writes = list[tuple[str, bytes]]
 
 
 def changes(before: Limits, now: Limits, names: Collection[str]) -> tuple[Limits, Limits]:
-    """Of the limits in `names`: those that are to be set, and those of `before` that are to be lifted."""
+    """Of the limits in `names`: those that are to be set, and those of `before` that are to be lifted. Raises
+    InvalidOption where those of `now` contradict each other."""
+    values.swap_total(now)
     wanted = {name: getattr(now, name) for name in names}
     if "memory_swap" in wanted and now.memory_swap is None and now.memory is not None:
         # Without a limit of its own it follows that of memory.

@@ -25,7 +25,7 @@ _SWAP_REMEDY = "boot with swapaccount=1 on a kernel with CONFIG_SWAP, or leave m
 
 
 def memory_v1(limits: Limits, names: Collection[str]) -> Writes:
-    memory, swap = limits.memory, _swap_total(limits)
+    memory, swap = limits.memory, swap_total(limits)
     found: Writes = []
     if memory is not None:
         found.append(("memory.limit_in_bytes", b"%d" % memory))
@@ -41,7 +41,7 @@ def memory_v1(limits: Limits, names: Collection[str]) -> Writes:
 def memory_v2(limits: Limits, names: Collection[str]) -> Writes:
     """`memory.oom.group` stays 0, as runc and crun leave it: the kernel kills one process, and
     what then happens to the others is for the container's init to decide."""
-    memory, swap = limits.memory, _swap_total(limits)
+    memory, swap = limits.memory, swap_total(limits)
     found: Writes = []
     if memory is not None:
         found.append(("memory.max", _or_max(memory)))
@@ -153,8 +153,8 @@ def asked(limits: Limits) -> dict[str, str]:
     return found
 
 
-def _swap_total(limits: Limits) -> int | None:
-    """Memory and swap together; None to leave it alone."""
+def swap_total(limits: Limits) -> int | None:
+    """Memory and swap together; None to leave it alone. Raises InvalidOption."""
     memory, swap = limits.memory, limits.memory_swap
     if swap is None:
         if memory is None:
