@@ -496,3 +496,29 @@ def test_the_catalog_is_sqlite(store: Store, tree: Path) -> None:
     assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert database.execute("SELECT name FROM tags").fetchall() == [("docker.io/library/x:latest",)]
     database.close()
+
+
+def test_a_store_that_is_forgotten_says_nothing(tmp_path: Path) -> None:
+    """Nor does one whose catalog cannot be opened; Python 3.13 warns of connections that nobody closes."""
+    script = f"""
+import gc, os
+from pycontainer.image import Image
+from pycontainer.store import Store
+from pycontainer.errors import StoreError
+store = Store({str(tmp_path / "store")!r})
+assert Image.list(store=store) == []
+del store
+gc.collect()
+store = Store({str(tmp_path / "other")!r})
+os.mkdir(store.path + "/catalog.db")
+try:
+    Image.list(store=store)
+except StoreError as error:
+    print(error)
+del store
+gc.collect()
+"""
+    command = [sys.executable, "-W", "error", "-X", "dev", "-c", script]
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path}/other/catalog.db: unable to open database file\n"
+    assert done.stderr == ""

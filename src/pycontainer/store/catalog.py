@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import attrs
 
@@ -71,6 +71,15 @@ class Choice:
 
     index: Digest
     platform: str
+
+
+class _Connection(sqlite3.Connection):
+    """One that closes itself: who forgets a store need not close it, and Python 3.13 warns of such."""
+
+    def __del__(self) -> None:
+        # One that could not be opened has nothing to close.
+        with suppress(sqlite3.ProgrammingError):
+            self.close()
 
 
 class Catalog:
@@ -262,7 +271,7 @@ class Catalog:
         if self._connection is None:
             # One connection for all threads, used under our lock; transactions are written out.
             connection = sqlite3.connect(
-                self._path, timeout=_WAIT, isolation_level=None, check_same_thread=False
+                self._path, timeout=_WAIT, isolation_level=None, check_same_thread=False, factory=_Connection
             )
             try:
                 self._prepare(connection)
