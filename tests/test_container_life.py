@@ -23,7 +23,8 @@ def test_created_running_stopped() -> None:
         assert container.start() is container
         assert container.status == "running"
         assert container.exit_code is None
-        assert with_argument(seconds)
+        # Its arguments are seen a moment after it was executed.
+        until(lambda: with_argument(seconds), "it runs")
         container.kill()
         assert (container.status, container.pid, container.exit_code) == ("stopped", None, -signal.SIGKILL)
         assert not with_argument(seconds)

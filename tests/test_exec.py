@@ -137,7 +137,7 @@ def test_what_a_program_leaves_behind_lives_on_in_the_container() -> None:
         script = f"setsid -f sleep {seconds} >/dev/null 2>&1; echo done"
         done = container.exec(["sh", "-c", script], capture_output=True, timeout=60)
         assert done.stdout == b"done\n"
-        assert len(with_argument(seconds)) == 1
+        until(lambda: len(with_argument(seconds)) == 1, "it runs")
     until(lambda: not with_argument(seconds), "it is gone with the container")
 
 

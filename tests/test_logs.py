@@ -24,6 +24,7 @@ from pycontainer.logs.journal import Journal, Log
 from pycontainer.logs.lines import LONGEST_LINE, Blocks, Entry, Lines
 from pycontainer.logs.memory import MemoryLog
 from pycontainer.logs.reading import Logs
+from pycontainer.output import Taking
 
 
 def written(script: str, **options: Any) -> pc.Container:
@@ -435,6 +436,35 @@ def test_to_a_logger(caplog: pytest.LogCaptureFixture) -> None:
             ("containers.web", "INFO", "end", "web", "stdout"),
         }
         assert b"bad\n" in container.logs()
+
+
+@pytest.mark.parametrize("slow", ["taking it in", "telling it"])
+def test_the_end_is_told_after_the_last_line(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    """One that no newline ends becomes one at the end alone."""
+    told: list[str] = []
+    at_end, read = Journal.at_end, Taking.read
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if slow == "telling it":
+                time.sleep(0.3)
+            told.append(record.getMessage())
+
+    def late(journal: Journal) -> None:
+        time.sleep(0.3)
+        at_end(journal)
+
+    def slowly(taking: Taking, fd: int) -> bool:
+        time.sleep(0.3)
+        return read(taking, fd)
+
+    if slow == "taking it in":
+        monkeypatch.setattr(Journal, "at_end", late)
+        monkeypatch.setattr(Taking, "read", slowly)
+    logger = logging.Logger("containers.slow")
+    logger.addHandler(Handler())
+    with nothing_left(), written("printf end; sleep 0.2", log=logger):
+        assert told == ["end"]
 
 
 def test_inherited(capfd: pytest.CaptureFixture[str]) -> None:

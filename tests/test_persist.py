@@ -48,7 +48,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> pc.Image:
 def test_it_outlives_its_process_and_is_found_by_name() -> None:
     seconds = unique_seconds()
     (found,) = elsewhere(f"print(pc.start('host', ['sleep', {seconds!r}], persist=True, name='lasting').id)")
-    assert with_argument(seconds)
+    until(lambda: with_argument(seconds), "it runs")
     container = pc.Container.get("lasting")
     assert (container.id, container.name, container.status) == (found, "lasting", "running")
     assert pc.Container.get(found) is container
@@ -602,7 +602,7 @@ def test_what_a_process_began_in_it_ends_with_that_process() -> None:
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "up\n"
-    assert with_argument(seconds)
+    until(lambda: with_argument(seconds), "it runs")
     other.kill()
     other.communicate()
     until(lambda: not with_argument(seconds), "what it began to end", seconds=5)

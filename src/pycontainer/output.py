@@ -122,9 +122,12 @@ class Taking:
         if fd != self._terminal:
             os.close(fd)
         if not self._sinks:
-            self._finished.set()
+            # Whoever waits for the end finds the last line told on, too.
             if self._journal is not None:
                 self._journal.at_end()
+            self._finished.set()
+            if self._journal is not None:
+                self._journal.poke()
 
 
 class Output:

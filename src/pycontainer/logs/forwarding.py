@@ -40,6 +40,8 @@ class Forward:
         self._changed = threading.Condition()
         self._queue: deque[Entry] = deque()
         self._size = 0
+        self._untold = 0
+        """Entries, of which some, those at an end, have no size."""
         self._busy = False
         self._lifted = False
         self._broken = False
@@ -58,6 +60,7 @@ class Forward:
                 return
             self._queue.append(entry)
             self._size += len(entry.data)
+            self._untold += 1
             if not self._busy:
                 self._busy = True
                 threading.Thread(target=self._run, name="pycontainer-log", daemon=True).start()
@@ -71,7 +74,7 @@ class Forward:
     def flush(self) -> None:
         """Waits until all is told, or some seconds, where the target blocks."""
         with self._changed:
-            self._changed.wait_for(lambda: self._size == 0 and not self._queue, _FLUSH_SECONDS)
+            self._changed.wait_for(lambda: self._untold == 0, _FLUSH_SECONDS)
 
     def _run(self) -> None:
         told = False
@@ -80,6 +83,7 @@ class Forward:
                 self._target(list(self._lines.feed(entries)))
                 with self._changed:
                     self._size -= sum([len(entry.data) for entry in entries])
+                    self._untold -= len(entries)
                     self._changed.notify_all()
                 self._tell_room()
             told = True
@@ -88,7 +92,7 @@ class Forward:
                 with self._changed:
                     self._broken = True
                     self._queue.clear()
-                    self._size = 0
+                    self._size = self._untold = 0
                     self._changed.notify_all()
                 self._tell_room()
 

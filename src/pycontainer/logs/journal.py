@@ -74,11 +74,10 @@ class Journal:
             self.forward.lift(False)
 
     def at_end(self) -> None:
-        """All streams of the program are at their end."""
+        """All streams of the program are at their end; `poke` is still to be called."""
         if self.forward is not None:
             for entry in ends(time.time()):
                 self.forward.put(entry)
-        self.poke()
 
     def poke(self) -> None:
         """Has everybody look again."""
