@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import fcntl
 import http.client
 import re
 import socket
 import ssl
 import struct
+import termios
 import threading
 import time
 import urllib.parse
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20
 MAX_HEAD = 256 << 10
+_ARRIVES_SECONDS = 2.0
+"""How long a reset waits for a client that does not read."""
 
 
 class Dropped(Exception):
@@ -299,9 +303,17 @@ class Connection:
 
     def end(self, *, reset: bool) -> None:
         if reset:
+            self._let_arrive()
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:
             interrupt(self.sock)
+
+    def _let_arrive(self) -> None:
+        """A reset throws away what is still to be sent, which was counted as sent."""
+        until = time.monotonic() + _ARRIVES_SECONDS
+        with contextlib.suppress(OSError):  # the client was first
+            while any(fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4))) and time.monotonic() < until:
+                time.sleep(0.001)
 
 
 def interrupt(sock: socket.socket) -> None:
