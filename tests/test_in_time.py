@@ -283,8 +283,8 @@ def test_commit(container: pc.Container) -> None:
     container.commit(timeout=60).remove()
 
 
-def test_another_thread_that_changes_it(container: pc.Container, tmp_path: Path) -> None:
-    """Is waited for, no longer than there is time."""
+@contextlib.contextmanager
+def changed_by_another_thread(container: pc.Container) -> Iterator[None]:
     there, over = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -296,13 +296,19 @@ def test_another_thread_that_changes_it(container: pc.Container, tmp_path: Path)
     thread.start()
     there.wait()
     try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_another_thread_that_changes_it(container: pc.Container, tmp_path: Path) -> None:
+    """Is waited for, no longer than there is time."""
+    with changed_by_another_thread(container):
         runs_out(lambda: container.diff(timeout=SECONDS), "diff", container.id[:12])
         runs_out(
             lambda: container.copy_out("/many", tmp_path, timeout=SECONDS), "copy_out", "/many", str(tmp_path)
         )
-    finally:
-        over.set()
-        thread.join()
 
 
 @pytest.mark.parametrize("stops", [0.0, 0.1])

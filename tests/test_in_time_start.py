@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import shell_root
 from conftest import unchanged
 from keepers import all_removed
 from test_deadlines import LATE, SECONDS, runs_out
-from test_in_time import OTHERS, archive, image, stalls, tree
+from test_in_time import OTHERS, archive, changed_by_another_thread, image, stalls, tree
 
 __all__ = ["all_removed", "archive", "image", "tree"]
 
@@ -114,22 +113,9 @@ def test_a_fork(shell: pc.Image) -> None:
 
 def test_another_thread_that_changes_it(shell: pc.Image) -> None:
     """Is waited for, no longer than there is time."""
-    there, over = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with container._changing:
-            there.set()
-            over.wait()
-
     with shell.create(SPEAK) as container:
-        thread = threading.Thread(target=hold)
-        thread.start()
-        there.wait()
-        try:
+        with changed_by_another_thread(container):
             runs_out(lambda: container.start(SECONDS), "start", container.id[:12])
-        finally:
-            over.set()
-            thread.join()
         assert container.start(60).status == "running"
 
 

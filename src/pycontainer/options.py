@@ -35,11 +35,6 @@ def _is_flag(options: object, field: attrs.Attribute[bool], value: bool) -> None
         raise refuse(field.name, value, "must be True or False")
 
 
-def _is_flag_or_none(options: object, field: attrs.Attribute[bool | None], value: bool | None) -> None:
-    if value is not None and value is not True and value is not False:
-        raise refuse(field.name, value, "must be True or False")
-
-
 def _is_userns(options: object, field: attrs.Attribute[str], value: str) -> None:
     if value not in ("auto", "host"):
         raise refuse(field.name, value, f"must be one of {', '.join(get_args(UsernsMode))}")
@@ -112,7 +107,9 @@ class Options:
     cap_drop: tuple[str, ...] = attrs.field(default=(), converter=values.cap_drop)
     privileged: bool = attrs.field(default=False, validator=_is_flag)
     seccomp: str | Path | SeccompProfile = attrs.field(default="default", converter=values.seccomp)
-    no_new_privileges: bool | None = attrs.field(default=None, validator=_is_flag_or_none)  # not privileged
+    no_new_privileges: bool | None = attrs.field(  # not privileged
+        default=None, validator=attrs.validators.optional(_is_flag)
+    )
     userns: UsernsMode = attrs.field(default="auto", validator=_is_userns)
     sysctls: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=values.sysctls)
     masked_paths: tuple[str, ...] | None = attrs.field(default=None, converter=values.masked_paths)
